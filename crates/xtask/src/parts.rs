@@ -1,0 +1,265 @@
+//! The parts of `cargo xtask test`, each of which is also a task of its own.
+
+use std::{
+    path::Path,
+    process::{Command, ExitCode, ExitStatus},
+    time::Duration,
+};
+
+use crate::{
+    artifact::{Artifact, Kind},
+    build::{Built, Targets},
+    etcd::{self, Etcd},
+    protoc, run,
+    table::{Count, Outcome, SKIPPED_STATUS, Table},
+    workspace,
+};
+
+/// The scenarios whose short forms belong to `test`.
+const SHORT_SCENARIOS: [u32; 3] = [1, 4, 12];
+/// The limits of one test executable, one short scenario, one example.
+const TESTS_LIMIT: Duration = Duration::from_secs(600);
+const SCENARIO_LIMIT: Duration = Duration::from_secs(240);
+const EXAMPLE_LIMIT: Duration = Duration::from_secs(90);
+
+/// How long a scenario runs, and how strictly its times are judged.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Length {
+    Short,
+    Ordinary,
+    Long,
+}
+
+pub(crate) fn everything(table: &mut Table) {
+    protoc(table);
+    let etcd = etcd(table);
+    lint(table);
+    if let Some(built) = build(table, Targets::BinariesAndTests) {
+        tests(table, &built, Kind::Unit, etcd.as_ref());
+        doctests(table, etcd.as_ref());
+        tests(table, &built, Kind::Integration, etcd.as_ref());
+        examples(table);
+        for n in SHORT_SCENARIOS {
+            table.part(&format!("scenario {n}"), || {
+                let mut command = scenario_command(&built, n, Length::Short, etcd.as_ref())?;
+                judged(run::lines(&mut command, Some(SCENARIO_LIMIT), run::echo)?)
+            });
+        }
+    }
+}
+
+pub(crate) fn protoc(table: &mut Table) {
+    table.part("protoc", || {
+        run::echo(&protoc::provide()?);
+        Ok((Outcome::Passed, ()))
+    });
+}
+
+pub(crate) fn etcd(table: &mut Table) -> Option<Etcd> {
+    table.part("etcd", || {
+        let found = etcd::provide()?;
+        run::echo(&format!("{}\n{}", found.etcd.display(), found.etcdctl.display()));
+        Ok((Outcome::Passed, found))
+    })
+}
+
+pub(crate) fn lint(table: &mut Table) {
+    table.part("formatting", || check(&mut workspace::cargo(&["fmt", "--all", "--check"])));
+    table.part("clippy", || {
+        let mut command = workspace::cargo(&["clippy"]);
+        command.args(workspace::SELECTION).args(["--all-targets", "--keep-going", "--", "-D", "warnings"]);
+        check(&mut command)
+    });
+    table.part("docs", || {
+        let mut command = workspace::cargo(&["doc"]);
+        command
+            .args(workspace::SELECTION)
+            .args(["--no-deps", "--keep-going"])
+            .env("RUSTDOCFLAGS", "-D warnings");
+        check(&mut command)
+    });
+}
+
+pub(crate) fn unit_alone(table: &mut Table) {
+    protoc(table);
+    let etcd = etcd(table);
+    if let Some(built) = build(table, Targets::BinariesAndTests) {
+        tests(table, &built, Kind::Unit, etcd.as_ref());
+        doctests(table, etcd.as_ref());
+    }
+}
+
+pub(crate) fn integration_alone(table: &mut Table) {
+    protoc(table);
+    let etcd = etcd(table);
+    if let Some(built) = build(table, Targets::BinariesAndTests) {
+        tests(table, &built, Kind::Integration, etcd.as_ref());
+    }
+}
+
+/// One scenario in the foreground: what it prints last is its figures.
+pub(crate) fn scenario_alone(n: u32, length: Length) -> ExitCode {
+    alone(|| {
+        protoc::provide()?;
+        let etcd = etcd::provide()?;
+        let built = Built::make(Targets::Binaries)?;
+        run::shown(&mut scenario_command(&built, n, length, Some(&etcd))?)
+    })
+}
+
+/// One experiment in the foreground, built for release.
+pub(crate) fn bench(name: &str) -> ExitCode {
+    alone(|| {
+        if !workspace::has("benches", "Cargo.toml") {
+            return Err("the package `meshwork-benches` is not there yet".to_owned());
+        }
+        protoc::provide()?;
+        let etcd = etcd::provide()?;
+        let mut command = workspace::cargo(&[
+            "run",
+            "--release",
+            "--package",
+            "meshwork-benches",
+            "--bin",
+            "bench",
+            "--",
+            name,
+        ]);
+        run::shown(with_etcd(&mut command, Some(&etcd)))
+    })
+}
+
+/// A server in the foreground, by the example of the test bed that shows how to start one.
+pub(crate) fn up_etcd(members: u8) -> ExitCode {
+    alone(|| {
+        let etcd = etcd::provide()?;
+        let members = members.to_string();
+        let mut command =
+            workspace::cargo(&["run", "--quiet", "--package", "meshwork-testkit", "--example", "etcd"]);
+        command.args(["--", "--members", &members]);
+        run::shown(with_etcd(&mut command, Some(&etcd)))
+    })
+}
+
+fn alone(work: impl FnOnce() -> Result<ExitStatus, String>) -> ExitCode {
+    match work() {
+        Ok(status) => {
+            status.code().and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from)
+        }
+        Err(reason) => {
+            eprintln!("error: {reason}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn build(table: &mut Table, targets: Targets) -> Option<Built> {
+    let mut made = None;
+    table.part("build", || {
+        let built = made.insert(Built::make(targets)?);
+        if built.is_whole() { Ok((Outcome::Passed, ())) } else { Err("not everything compiles".to_owned()) }
+    });
+    made
+}
+
+fn tests(table: &mut Table, built: &Built, kind: Kind, etcd: Option<&Etcd>) {
+    let what = if kind == Kind::Unit { "unit" } else { "integration" };
+    let packages = built.tests(kind);
+    if packages.is_empty() {
+        table.part::<()>(what, || Err("there is no such test yet".to_owned()));
+    }
+    for (dir, list) in packages {
+        let name = dir.strip_prefix(workspace::root()).unwrap_or(dir).display().to_string();
+        table.part(&format!("{what} {name}"), || {
+            let mut count = Count::default();
+            for artifact in list {
+                test_executable(artifact, dir, etcd, &mut count);
+            }
+            Ok((Outcome::Tests(count), ()))
+        });
+    }
+}
+
+/// Runs one test executable as cargo does: in the folder of its package.
+fn test_executable(artifact: &Artifact, dir: &Path, etcd: Option<&Etcd>, count: &mut Count) {
+    let mut command = Command::new(&artifact.executable);
+    command.current_dir(dir).env("CARGO_MANIFEST_DIR", dir);
+    let failed_before = count.failed;
+    let ended = run::lines(with_etcd(&mut command, etcd), Some(TESTS_LIMIT), |line| {
+        count.read(line);
+        run::echo(line);
+    });
+    let complaint = match ended {
+        Ok(status) if status.success() || count.failed > failed_before => return,
+        Ok(status) => status.to_string(),
+        Err(reason) => reason,
+    };
+    run::echo(&format!("{}: {complaint}", artifact.name));
+    count.failed += 1;
+}
+
+fn doctests(table: &mut Table, etcd: Option<&Etcd>) {
+    table.part("doctests", || {
+        let mut count = Count::default();
+        let mut command = workspace::cargo(&["test"]);
+        command.args(workspace::SELECTION).args(["--doc", "--no-fail-fast"]);
+        let status = run::lines(with_etcd(&mut command, etcd), None, |line| {
+            count.read(line);
+            run::echo(line);
+        })?;
+        if !status.success() && count.failed == 0 {
+            count.failed += 1;
+        }
+        Ok((Outcome::Tests(count), ()))
+    });
+}
+
+/// The first command of the README, as it stands there, and with no protoc to be found.
+fn examples(table: &mut Table) {
+    table.part("example quickstart", || {
+        let mut build = workspace::cargo(&["build", "--package", "quickstart"]);
+        build.env("PROTOC", "/none/is/needed");
+        let status = run::shown(&mut build)?;
+        if !status.success() {
+            return Err(format!("building it without features: {status}"));
+        }
+        let mut command =
+            workspace::cargo(&["run", "--quiet", "--package", "quickstart", "--", "--for", "10s"]);
+        command.env("PROTOC", "/none/is/needed");
+        judged(run::lines(&mut command, Some(EXAMPLE_LIMIT), run::echo)?)
+    });
+}
+
+fn scenario_command(built: &Built, n: u32, length: Length, etcd: Option<&Etcd>) -> Result<Command, String> {
+    let binary = built
+        .binary("tests", "scenario")
+        .ok_or("the package `meshwork-tests` has no binary `scenario`, or it does not compile")?;
+    let mut command = Command::new(binary);
+    command.current_dir(workspace::root()).arg(n.to_string());
+    match length {
+        Length::Short => drop(command.arg("--short")),
+        Length::Long => drop(command.arg("--long")),
+        Length::Ordinary => {}
+    }
+    with_etcd(&mut command, etcd);
+    Ok(command)
+}
+
+fn with_etcd<'a>(command: &'a mut Command, etcd: Option<&Etcd>) -> &'a mut Command {
+    if let Some(etcd) = etcd {
+        command.env(etcd::VARIABLES[0], &etcd.etcd).env(etcd::VARIABLES[1], &etcd.etcdctl);
+    }
+    command
+}
+
+fn check(command: &mut Command) -> Result<(Outcome, ()), String> {
+    judged(run::shown(command)?)
+}
+
+fn judged(status: ExitStatus) -> Result<(Outcome, ()), String> {
+    match status.code() {
+        Some(0) => Ok((Outcome::Passed, ())),
+        Some(SKIPPED_STATUS) => Ok((Outcome::Skipped, ())),
+        _ => Err(status.to_string()),
+    }
+}
