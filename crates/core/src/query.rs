@@ -11,13 +11,26 @@ use crate::{Error, ServiceName};
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Query {
     service: ServiceName,
+    env: Box<str>,
     params: BTreeMap<Box<str>, Box<str>>,
 }
 
 impl Query {
     /// All instances of `service`.
     pub fn new(service: ServiceName) -> Self {
-        Self { service, params: BTreeMap::new() }
+        Self { service, env: "".into(), params: BTreeMap::new() }
+    }
+
+    /// In this environment instead of the one the backend was opened for.
+    #[must_use]
+    pub fn in_env(mut self, env: impl Into<Box<str>>) -> Self {
+        self.env = env.into();
+        self
+    }
+
+    /// The environment asked for; `None` = the one the backend was opened for.
+    pub fn env(&self) -> Option<&str> {
+        (!self.env.is_empty()).then_some(&self.env)
     }
 
     /// Adds a parameter; a repeated name takes the last value.
