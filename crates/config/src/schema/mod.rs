@@ -1,0 +1,52 @@
+//! The sections that Meshwork itself reads, as plain data: one type each, every key with its unit, range and default.
+//!
+//! Each section also judges itself where types cannot: ranges, and keys that depend on each other.
+
+mod client;
+mod drain;
+mod review;
+mod server;
+mod service;
+
+pub use client::{Balance, ClientConfig, MethodConfig, RetryConfig, Scheme};
+pub use drain::DrainConfig;
+pub use server::ServerConfig;
+pub use service::{AdvertiseConfig, IpFamily, ServiceConfig};
+
+pub(crate) use review::{Review, Reviewed};
+
+use figment::{
+    error::Kind,
+    value::{Dict, Value},
+};
+use serde::de::DeserializeOwned;
+
+/// The top-level sections that are ours; every other belongs to the application.
+pub(crate) const SECTIONS: [&str; 5] = ["service", "server", "drain", "client", "registry"];
+
+/// The keys of `[registry]` that are no tables.
+pub(crate) const REGISTRY_KEYS: [&str; 3] = ["use", "start_timeout", "required"];
+
+/// Every key of the schema as a path, tables included; `*` stands for a name that the user chooses.
+pub(crate) fn keys() -> Vec<String> {
+    let mut keys = Vec::new();
+    let mut add = |prefix: &str, fields: &[&str]| keys.extend(fields.iter().map(|f| format!("{prefix}.{f}")));
+    add("service", fields_of::<ServiceConfig>());
+    add("service.advertise", fields_of::<AdvertiseConfig>());
+    add("server", fields_of::<ServerConfig>());
+    add("drain", fields_of::<DrainConfig>());
+    add("client.*", fields_of::<ClientConfig>());
+    add("client.*.retry", fields_of::<RetryConfig>());
+    add("client.*.methods.*", fields_of::<MethodConfig>());
+    add("registry", &REGISTRY_KEYS);
+    keys
+}
+
+/// The fields of a type that refuses unknown ones: it names them when it is given one.
+fn fields_of<T: DeserializeOwned>() -> &'static [&'static str] {
+    let probe = Value::from(Dict::from([("\0".to_owned(), Value::from(0))]));
+    match T::deserialize(&probe).err().map(|error| error.kind) {
+        Some(Kind::UnknownField(_, fields)) => fields,
+        _ => &[],
+    }
+}

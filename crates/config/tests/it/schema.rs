@@ -1,0 +1,106 @@
+//! Every key of the schema can be set by its variable.
+
+use crate::{alone, refused};
+
+/// Each key with `users` for a client's name, a value for its variable and, where another key must change with it, that too.
+const KEYS: &[(&str, &str)] = &[
+    ("service.name", "123"),
+    ("service.http", "0.0.0.0:8080"),
+    ("service.grpc", "[::]:9090"),
+    ("service.env", "stage"),
+    ("service.region", "eu"),
+    ("service.zone", "zone1"),
+    ("service.deployment", "blue"),
+    ("service.weight", "50"),
+    ("service.labels", "{ team = \"core\" }"),
+    ("service.advertise", "{ port = 80 }"),
+    ("service.edge", "true"),
+    ("service.version", "1.0"),
+    ("service.advertise.host", "orders.local"),
+    ("service.advertise.ip", "10.0.0.1"),
+    ("service.advertise.interface", "eth0"),
+    ("service.advertise.env", "POD_IP"),
+    ("service.advertise.prefer", "ipv6"),
+    ("service.advertise.port", "80"),
+    ("service.advertise.allow_loopback", "true"),
+    ("server.max_connections", "5"),
+    ("server.header_read_timeout", "5s"),
+    ("server.first_request_timeout", "5s"),
+    ("server.max_headers_bytes", "9000"),
+    ("server.max_concurrent_streams", "5"),
+    ("server.max_body_bytes", "5"),
+    ("server.max_deadline", "5s"),
+    ("server.default_deadline", "5s"),
+    ("server.keep_alive_interval", "5s"),
+    ("server.keep_alive_timeout", "5s"),
+    ("drain.settle", "5s"),
+    ("drain.deadline", "30s"),
+    ("client.users.timeout", "5s"),
+    ("client.users.attempt_timeout", "5s"),
+    ("client.users.connect_timeout", "5s"),
+    ("client.users.balance", "p2c"),
+    ("client.users.retry", "{ attempts = 3 }"),
+    ("client.users.eager", "true"),
+    ("client.users.scheme", "grpc"),
+    ("client.users.methods", "{ \"users.v1.Users/GetUser\" = { timeout = \"300ms\", idempotent = true } }"),
+    ("client.users.retry.attempts", "3"),
+    ("client.users.retry.budget", "0.5"),
+    ("client.default.timeout", "5s"),
+    ("registry.use", "memory"),
+    ("registry.start_timeout", "5s"),
+    ("registry.required", "false"),
+    ("registry.main", "{ kind = \"etcd\" }"),
+    ("registry.main.kind", "etcd"),
+];
+
+fn variable(key: &str) -> String {
+    format!("MESHWORK__{}", key.to_ascii_uppercase().replace('.', "__"))
+}
+
+#[test]
+fn every_key_can_be_set_by_its_variable() {
+    for (key, value) in KEYS {
+        let config = alone().env_vars([(variable(key), *value)]).build();
+        let config = config.unwrap_or_else(|error| panic!("{key}: {error}"));
+        assert_eq!(config.origin(key).to_string(), variable(key));
+    }
+}
+
+#[test]
+fn every_key_set_by_its_variable_changes_its_section() {
+    let plain = alone().build().unwrap();
+    for (key, value) in KEYS.iter().filter(|(key, value)| *value != "p2c" && !key.contains("default.t")) {
+        let config = alone().env_vars([(variable(key), *value)]).build().unwrap();
+        let changed = match key.split('.').next().unwrap() {
+            "service" => config.service() != plain.service(),
+            "server" => config.server() != plain.server(),
+            "drain" => config.drain() != plain.drain(),
+            "client" => config.client("users") != plain.client("users"),
+            _ => format!("{:?}", config.registry()) != format!("{:?}", plain.registry()),
+        };
+        assert!(changed, "{key}");
+    }
+}
+
+/// The schema names its keys itself, in the hint about a key like no other.
+#[test]
+fn the_table_above_holds_every_key() {
+    for (section, named) in [
+        ("service", "service"),
+        ("service.advertise", "service.advertise"),
+        ("server", "server"),
+        ("drain", "drain"),
+        ("client.users", "client.users"),
+        ("client.users.retry", "client.users.retry"),
+        ("registry", "registry"),
+    ] {
+        let error = refused(&format!("[{section}]\nqqqqqqqqqqqq = 1"));
+        let hint = error.hint().unwrap();
+        let keys: Vec<_> = hint.split('`').skip(1).step_by(2).collect();
+        assert!(keys.len() >= 2, "{hint}");
+        for key in keys {
+            let path = format!("{named}.{key}");
+            assert!(KEYS.iter().any(|(known, _)| *known == path), "{path} has no row");
+        }
+    }
+}
