@@ -181,7 +181,7 @@ fn read(path: PathBuf) -> Result<Option<(PathBuf, Layer)>, Mistake> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => {
             let mut mistake = Mistake::new("", format!("reading `{}`", path.display()));
-            mistake.source = Some(Arc::new(error));
+            mistake.0.source = Some(Arc::new(error));
             return Err(mistake);
         }
     };

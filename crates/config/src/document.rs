@@ -56,8 +56,8 @@ impl Fault {
     fn placed(self, text: &str, origin: impl FnOnce(usize, usize) -> Origin) -> Mistake {
         let excerpt = Excerpt::new(text, &self.span, true);
         let mut mistake = Mistake::new("", format!("invalid TOML: {}", self.message));
-        mistake.origin = Some(origin(excerpt.line, excerpt.column));
-        mistake.excerpt = Some(excerpt);
+        mistake.0.origin = Some(origin(excerpt.line, excerpt.column));
+        mistake.0.excerpt = Some(excerpt);
         mistake
     }
 }
@@ -122,7 +122,7 @@ mod tests {
 
     #[test]
     fn a_syntax_error_has_its_place() {
-        let mistake = code("[service]\nname = = 1".to_owned()).expect_err("must be refused");
+        let mistake = code("[service]\nname = = 1".to_owned()).err().expect("must be refused");
         assert!(matches!(mistake.origin(), Some(Origin::Code { line: 2, .. })), "{mistake}");
     }
 

@@ -42,7 +42,11 @@ pub enum Origin {
 
 /// One thing that is wrong in the configuration.
 #[derive(Debug, Clone)]
-pub struct Mistake {
+pub struct Mistake(pub(crate) Box<Told>);
+
+/// What is told about a mistake.
+#[derive(Debug, Clone)]
+pub(crate) struct Told {
     pub(crate) origin: Option<Origin>,
     pub(crate) key: String,
     pub(crate) message: String,
@@ -56,7 +60,7 @@ pub struct Mistake {
 /// `Display` (and `Debug`, which a failing `main` prints) shows each mistake with its place, an excerpt and what would be right. Values of keys that look like secrets are not shown.
 #[derive(Clone)]
 pub struct ConfigError {
-    first: Box<Mistake>,
+    first: Mistake,
     others: Vec<Mistake>,
 }
 
@@ -70,49 +74,56 @@ impl Mistake {
             Some((message, hint)) => (message.to_owned(), Some(hint.replace('\n', " "))),
             None => (message, None),
         };
-        Self { origin: None, key: key.to_string(), message, hint, excerpt: None, source: None }
+        Self(Box::new(Told {
+            origin: None,
+            key: key.to_string(),
+            message,
+            hint,
+            excerpt: None,
+            source: None,
+        }))
     }
 
     pub(crate) fn with_origin(mut self, origin: Origin) -> Self {
-        self.origin = Some(origin);
+        self.0.origin = Some(origin);
         self
     }
 
     pub(crate) fn with_hint(mut self, hint: Option<String>) -> Self {
-        self.hint = hint.or(self.hint);
+        self.0.hint = hint.or(self.0.hint.take());
         self
     }
 
     /// Where it stands; `None` when a key is missing that no layer has a section for.
     pub fn origin(&self) -> Option<&Origin> {
-        self.origin.as_ref()
+        self.0.origin.as_ref()
     }
 
     /// The path of the key, `client.users.timeout`; empty when the text could not be parsed.
     pub fn key(&self) -> &str {
-        &self.key
+        &self.0.key
     }
 
     /// What is wrong, in one line.
     pub fn message(&self) -> &str {
-        &self.message
+        &self.0.message
     }
 
     /// What would be right: the nearest valid key, or the valid values.
     pub fn hint(&self) -> Option<&str> {
-        self.hint.as_deref()
+        self.0.hint.as_deref()
     }
 }
 
 impl fmt::Display for Mistake {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.origin {
+        match &self.0.origin {
             Some(Origin::Env { variable }) => write!(f, "environment variable {variable}: ")?,
             Some(Origin::Default) | None => {}
             Some(origin) => write!(f, "{origin}: ")?,
         }
-        f.write_str(&self.message)?;
-        match (&self.excerpt, &self.hint) {
+        f.write_str(&self.0.message)?;
+        match (&self.0.excerpt, &self.0.hint) {
             (Some(excerpt), hint) => excerpt.write(f, hint.as_deref()),
             (None, Some(hint)) => write!(f, "\n  {hint}"),
             (None, None) => Ok(()),
@@ -128,7 +139,7 @@ impl ConfigError {
         let mut mistakes = mistakes.into_iter();
         match mistakes.next() {
             None => Ok(()),
-            Some(first) => Err(Self { first: Box::new(first), others: mistakes.collect() }),
+            Some(first) => Err(Self { first, others: mistakes.collect() }),
         }
     }
 
@@ -139,12 +150,12 @@ impl ConfigError {
 
     /// Everything that is wrong, in the order of the layers and sections.
     pub fn mistakes(&self) -> impl Iterator<Item = &Mistake> {
-        std::iter::once(&*self.first).chain(&self.others)
+        std::iter::once(&self.first).chain(&self.others)
     }
 
     /// The file of the first mistake, if it stands in one.
     pub fn file(&self) -> Option<&Path> {
-        match &self.first.origin {
+        match &self.first.0.origin {
             Some(Origin::File { path, .. }) => Some(path),
             _ => None,
         }
@@ -152,7 +163,7 @@ impl ConfigError {
 
     /// The environment variable of the first mistake, if it stands in one.
     pub fn variable(&self) -> Option<&str> {
-        match &self.first.origin {
+        match &self.first.0.origin {
             Some(Origin::Env { variable }) => Some(variable),
             _ => None,
         }
@@ -160,7 +171,7 @@ impl ConfigError {
 
     /// Line of the first mistake, from 1, if it stands in a text.
     pub fn line(&self) -> Option<usize> {
-        match &self.first.origin {
+        match &self.first.0.origin {
             Some(Origin::File { line, .. } | Origin::Code { line, .. }) => Some(*line),
             _ => None,
         }
@@ -168,7 +179,7 @@ impl ConfigError {
 
     /// Column of the first mistake in characters, from 1, if it stands in a text.
     pub fn column(&self) -> Option<usize> {
-        match &self.first.origin {
+        match &self.first.0.origin {
             Some(Origin::File { column, .. } | Origin::Code { column, .. }) => Some(*column),
             _ => None,
         }
@@ -192,7 +203,7 @@ impl ConfigError {
 
 impl From<Mistake> for ConfigError {
     fn from(mistake: Mistake) -> Self {
-        Self { first: Box::new(mistake), others: Vec::new() }
+        Self { first: mistake, others: Vec::new() }
     }
 }
 
@@ -214,7 +225,7 @@ impl fmt::Debug for ConfigError {
 
 impl Error for ConfigError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
-        self.first.source.as_ref().map(|e| &**e as &(dyn Error + 'static))
+        self.first.0.source.as_ref().map(|e| &**e as &(dyn Error + 'static))
     }
 }
 

@@ -58,7 +58,7 @@ impl Attempt<'_> {
         if let Kind::MissingField(name) = &error.kind {
             let path = path.join(name.as_ref());
             // A key that was taken out for a mistake is not missing as well.
-            if !self.mistakes.iter().any(|m| m.key == path.to_string()) {
+            if !self.mistakes.iter().any(|m| m.key() == path.to_string()) {
                 self.mistakes.push(missing(self.layers, &path));
             }
             return false;

@@ -121,7 +121,7 @@ impl Layers {
     /// Where a key was set; `None` when no layer does.
     pub(crate) fn origin(&self, path: &KeyPath) -> Option<Origin> {
         let (layer, mark) = self.find(path)?;
-        Some(layer.origin(mark, End::Key))
+        Some(layer.origin(mark, End::Key, false))
     }
 
     /// True if an environment variable sets the key.
@@ -135,8 +135,8 @@ impl Layers {
         let (mut at, mut end) = (path.clone(), end);
         while !at.segments().is_empty() {
             if let Some((layer, mark)) = self.find(&at) {
-                mistake.origin = Some(layer.origin(mark, end));
-                mistake.excerpt = layer.excerpt(mark, end, path.is_secret());
+                mistake.0.origin = Some(layer.origin(mark, end, path.is_secret()));
+                mistake.0.excerpt = layer.excerpt(mark, end, path.is_secret());
                 break;
             }
             (at, end) = (at.parent(), End::Key);
@@ -169,12 +169,12 @@ impl Layer {
         }
     }
 
-    fn origin(&self, mark: &Mark, end: End) -> Origin {
+    fn origin(&self, mark: &Mark, end: End, is_secret: bool) -> Origin {
         match (&mark.place, &self.source) {
             (Place::Variable { name, .. }, _) => Origin::Env { variable: name.clone() },
             (Place::Text { .. }, source) => {
-                let place = self.excerpt(mark, end, true).map_or((1, 1), |e| (e.line, e.column));
-                let (line, column) = place;
+                let (line, column) =
+                    self.excerpt(mark, end, is_secret).map_or((1, 1), |e| (e.line, e.column));
                 match source {
                     Source::File { path, .. } => Origin::File { path: path.clone(), line, column },
                     _ => Origin::Code { line, column },

@@ -48,13 +48,15 @@ mod nearest;
 mod registry;
 mod renamed;
 mod schema;
+mod table;
 
 pub use builder::ConfigBuilder;
 pub use config::Config;
 pub use env::IgnoredVariable;
 pub use error::{ConfigError, Mistake, Origin};
-pub use registry::{RegistryConfig, RegistryTable};
+pub use registry::RegistryConfig;
 pub use schema::{
     AdvertiseConfig, Balance, ClientConfig, DrainConfig, IpFamily, MethodConfig, RetryConfig, Scheme,
     ServerConfig, ServiceConfig,
 };
+pub use table::RegistryTable;
