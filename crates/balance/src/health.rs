@@ -1,0 +1,106 @@
+//! Ejection: which outcomes take a node out, and what brings it back.
+//!
+//! Called by the ticket at each verdict. One such state per node: there is no second circuit breaker.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use crate::{
+    Node, Now,
+    node::{EJECTED, READY, UNHEALTHY},
+    peers::Counter,
+};
+
+/// A node that stayed in for this long after an ejection begins with the first duration again.
+const CALM_NANOS: u64 = 10_000_000_000;
+
+impl Node {
+    pub(crate) fn succeeded(&self, now: Now) {
+        self.window.success(now);
+        if self.consecutive.load(Relaxed) != 0 {
+            self.consecutive.store(0, Relaxed);
+        }
+        let state = self.state.load(Relaxed);
+        if state & EJECTED != 0 {
+            self.readmit(now);
+        } else if state & UNHEALTHY != 0 && !self.fails_too_often(now) {
+            self.shift(0, UNHEALTHY);
+        }
+    }
+
+    /// `probe`: the call was the one that decides about an ejected node.
+    pub(crate) fn failed(&self, now: Now, probe: bool) {
+        self.window.failure(now);
+        self.consecutive.fetch_add(1, Relaxed);
+        let state = self.state.load(Relaxed);
+        if state & EJECTED != 0 {
+            if probe {
+                self.eject_until(now);
+            }
+        } else if state & READY != 0 && self.fails_too_often(now) {
+            self.shift(UNHEALTHY, 0);
+            self.eject(now);
+        }
+    }
+
+    /// Whether an ejected node may be asked again with one real call.
+    pub(crate) fn probe_is_due(&self, now: Now) -> bool {
+        now.as_nanos() >= self.ejected_until.load(Relaxed)
+    }
+
+    fn fails_too_often(&self, now: Now) -> bool {
+        let rules = self.peers().ejection();
+        if rules.consecutive_failures > 0 && self.consecutive.load(Relaxed) >= rules.consecutive_failures {
+            return true;
+        }
+        let (successes, failures) = self.window.totals(now);
+        let calls = successes + failures;
+        calls >= rules.calls_at_least.max(1) && (successes as f32) < calls as f32 * rules.success_rate
+    }
+
+    fn eject(&self, now: Now) {
+        if !self.peers().reserve_ejection() {
+            return;
+        }
+        let calm = now.as_nanos().saturating_sub(self.ejected_until.load(Relaxed)) > CALM_NANOS;
+        if calm {
+            self.doublings.store(0, Relaxed);
+        }
+        self.eject_until(now);
+        let set = self.state.fetch_update(Relaxed, Relaxed, |state| {
+            (state & (READY | EJECTED) == READY).then_some(state | EJECTED)
+        });
+        match set {
+            Ok(_) => {
+                self.ejections.fetch_add(1, Relaxed);
+            }
+            // Another verdict was quicker, or the connection went: the place is not ours.
+            Err(_) => self.peers().count(Counter::Ejected, false),
+        }
+    }
+
+    fn eject_until(&self, now: Now) {
+        let rules = self.peers().ejection();
+        let doublings = self.doublings.load(Relaxed).min(30);
+        self.doublings.store(doublings + 1, Relaxed);
+        let full = (rules.first.as_nanos() as f64 * f64::from(1u32 << doublings))
+            .min(rules.longest.as_nanos() as f64);
+        // ± 20 %, from the node and the moment: no two nodes come back in step, and a simulation repeats.
+        let chance = scramble(self.key().hash_bits() ^ now.as_nanos()) as f64 / u64::MAX as f64;
+        let length = full * (0.8 + 0.4 * chance);
+        self.ejected_until.store(now.as_nanos() + length as u64, Relaxed);
+    }
+
+    fn readmit(&self, now: Now) {
+        self.window.clear();
+        self.latency.forgive(self.peers().median_nanos());
+        self.ejected_until.store(now.as_nanos(), Relaxed);
+        self.shift(0, UNHEALTHY | EJECTED);
+    }
+}
+
+/// The finisher of splitmix64.
+pub(crate) fn scramble(mut bits: u64) -> u64 {
+    bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    bits ^ (bits >> 31)
+}

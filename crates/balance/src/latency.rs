@@ -1,0 +1,225 @@
+//! How long a node takes to answer, as the picker judges it.
+//!
+//! A time-weighted mean (not a peak: one hiccup must not empty a node), which drifts to the median of the
+//! peers while the node is not tried, and which grows while calls lie unanswered.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+
+use crate::Now;
+
+const SECOND: f64 = 1e9;
+
+/// The time constant of the mean.
+const TAU: f64 = 3.0 * SECOND;
+
+/// How long an untried node takes to be judged like its peers again.
+const DRIFT: f64 = SECOND;
+
+/// The same for a node that owes answers: longer than common deadlines, so that a frozen node is not tried
+/// again before the first time-out has taught us how frozen it is.
+const DRIFT_UNANSWERED: f64 = 3.0 * SECOND;
+
+/// A look at a slow node costs as long as it takes, so it is paid for by a wait of this many times that.
+const DRIFT_PER_ANSWER: f64 = 10.0;
+
+/// Latencies whose ratio is inside the band count as equal.
+const BAND: f64 = 1.5;
+
+/// Latencies under this count as equal, whatever their ratio.
+const FLOOR: f64 = 1e6;
+
+/// Plain atomics with one meaning each: a lost update under a race costs one sample, never a wrong state.
+#[derive(Default)]
+pub(crate) struct Latency {
+    /// The mean in nanoseconds, as the bits of an `f64`.
+    mean: AtomicU64,
+    samples: AtomicU32,
+    /// When the newest sample was taken.
+    sampled: AtomicU64,
+    /// When the newest call began or was answered.
+    touched: AtomicU64,
+    /// When the first call after the newest sample began.
+    waiting: AtomicU64,
+    /// The newest real answer time in nanoseconds, without any penalty.
+    last: AtomicU64,
+}
+
+impl Latency {
+    /// Whether no call was ever answered.
+    pub(crate) fn is_unknown(&self) -> bool {
+        self.samples.load(Relaxed) == 0
+    }
+
+    /// The mean in nanoseconds, or `None` when nothing is known.
+    pub(crate) fn mean(&self) -> Option<f64> {
+        (!self.is_unknown()).then(|| f64::from_bits(self.mean.load(Relaxed)))
+    }
+
+    /// Notes that a call begins; returns for how many nanoseconds the node had not been tried.
+    pub(crate) fn begin(&self, now: Now) -> u64 {
+        let now = now.as_nanos();
+        if self.waiting.load(Relaxed) <= self.sampled.load(Relaxed) {
+            self.waiting.store(now, Relaxed);
+        }
+        let idle = now.saturating_sub(self.touched.load(Relaxed));
+        self.touched.store(now, Relaxed);
+        idle
+    }
+
+    /// For how many nanoseconds the oldest call after the newest answer has lain there.
+    pub(crate) fn unanswered_for(&self, now: Now) -> u64 {
+        now.as_nanos().saturating_sub(self.waiting.load(Relaxed))
+    }
+
+    /// Adds a sample: the call that began at `begun`, after `idle` untried nanoseconds, took `took`
+    /// nanoseconds and counts as `value`.
+    pub(crate) fn sample(&self, call: Call, now: Now, took: u64, value: f64, median: Option<f64>) {
+        let samples = self.samples.load(Relaxed);
+        let sampled = self.sampled.load(Relaxed);
+        let mean = if samples == 0 {
+            value
+        } else {
+            let mut base = f64::from_bits(self.mean.load(Relaxed));
+            if sampled <= call.begun.as_nanos() {
+                base = drifted(base, median, call.idle as f64, self.drift_time(0.0));
+            }
+            let gap = now.as_nanos().saturating_sub(sampled) as f64;
+            // Until the mean has a past worth that much, every sample weighs the same.
+            let keep = (-gap / TAU).exp().min(f64::from(samples) / f64::from(samples + 1));
+            base * keep + value * (1.0 - keep)
+        };
+        self.mean.store(mean.to_bits(), Relaxed);
+        self.last.store(took, Relaxed);
+        self.sampled.store(now.as_nanos(), Relaxed);
+        self.touched.store(now.as_nanos(), Relaxed);
+        if samples < u32::MAX {
+            self.samples.store(samples + 1, Relaxed);
+        }
+    }
+
+    /// Adds a sample of which only a lower bound is known: the call was dropped at age `took`.
+    pub(crate) fn lower_bound(&self, call: Call, now: Now, took: u64, median: Option<f64>) {
+        let value = took as f64;
+        if self.mean().is_none_or(|mean| value > mean) {
+            self.sample(call, now, took, value, median);
+        }
+    }
+
+    /// Judged at `now`, in nanoseconds; `None` when nothing is known of the node or its peers.
+    pub(crate) fn judged(&self, now: Now, owes: bool, median: Option<f64>) -> Option<f64> {
+        let Some(mean) = self.mean() else { return median };
+        let waiting = self.waiting.load(Relaxed);
+        let unanswered = if owes && waiting > self.sampled.load(Relaxed) {
+            now.as_nanos().saturating_sub(waiting) as f64
+        } else {
+            0.0
+        };
+        let idle = now.as_nanos().saturating_sub(self.touched.load(Relaxed)) as f64;
+        let unanswered = if unanswered > mean { unanswered } else { 0.0 };
+        Some(drifted(mean.max(unanswered), median, idle, self.drift_time(unanswered)))
+    }
+
+    /// A new connection or the end of an ejection: judged like the peers until it is known better.
+    pub(crate) fn forgive(&self, median: Option<f64>) {
+        if let Some(median) = median
+            && !self.is_unknown()
+        {
+            self.mean.store(median.to_bits(), Relaxed);
+        }
+        self.last.store(0, Relaxed);
+        self.touched.store(0, Relaxed);
+        self.waiting.store(0, Relaxed);
+    }
+
+    /// Forgets everything.
+    pub(crate) fn reset(&self) {
+        self.samples.store(0, Relaxed);
+        for field in [&self.mean, &self.sampled, &self.touched, &self.waiting, &self.last] {
+            field.store(0, Relaxed);
+        }
+    }
+
+    fn drift_time(&self, unanswered: f64) -> f64 {
+        let least = if unanswered > 0.0 { DRIFT_UNANSWERED } else { DRIFT };
+        least.max(self.last.load(Relaxed) as f64 * DRIFT_PER_ANSWER)
+    }
+}
+
+/// When a call began and for how many nanoseconds its node had not been tried before.
+#[derive(Clone, Copy)]
+pub(crate) struct Call {
+    pub(crate) begun: Now,
+    pub(crate) idle: u64,
+}
+
+/// Whether two latencies in nanoseconds count as equal.
+pub(crate) fn alike(a: f64, b: f64) -> bool {
+    let (low, high) = if a < b { (a, b) } else { (b, a) };
+    high <= FLOOR || high <= low * BAND
+}
+
+/// `value`, moved towards the median by the part of `time` that `idle` is.
+fn drifted(value: f64, median: Option<f64>, idle: f64, time: f64) -> f64 {
+    match median {
+        Some(median) => median + (value - median) * (1.0 - idle / time).max(0.0),
+        None => value,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: u64 = 1_000_000;
+
+    fn at(ms: u64) -> Now {
+        Now::from_nanos(ms * MS)
+    }
+
+    fn call(latency: &Latency, from: u64, to: u64) {
+        let idle = latency.begin(at(from));
+        let took = (to - from) * MS;
+        latency.sample(Call { begun: at(from), idle }, at(to), took, took as f64, Some(10e6));
+    }
+
+    #[test]
+    fn one_hiccup_hardly_moves_the_mean() {
+        let latency = Latency::default();
+        for start in 0..200 {
+            call(&latency, start * 20, start * 20 + 10);
+        }
+        call(&latency, 4_000, 4_100);
+        let mean = latency.mean().unwrap();
+        assert!(alike(mean, 10e6), "{mean}");
+    }
+
+    #[test]
+    fn an_untried_node_is_judged_like_its_peers_after_a_second() {
+        let latency = Latency::default();
+        call(&latency, 0, 90);
+        assert_eq!(latency.judged(at(90), false, Some(10e6)), Some(90e6));
+        assert_eq!(latency.judged(at(590), false, Some(10e6)), Some(50e6));
+        assert_eq!(latency.judged(at(1_090), false, Some(10e6)), Some(10e6));
+    }
+
+    #[test]
+    fn a_slow_node_is_tried_again_after_ten_times_its_answer_time() {
+        let latency = Latency::default();
+        call(&latency, 0, 2_000);
+        assert!(latency.judged(at(12_000), false, Some(10e6)).unwrap() > 900e6);
+        assert_eq!(latency.judged(at(22_000), false, Some(10e6)), Some(10e6));
+    }
+
+    #[test]
+    fn an_unanswered_call_is_a_lower_bound_while_it_lies_there() {
+        let latency = Latency::default();
+        call(&latency, 0, 10);
+        latency.begin(at(20));
+        latency.begin(at(60));
+        assert!(latency.judged(at(120), true, Some(10e6)).unwrap() > 90e6);
+        // An answer to a later call shows that the node lives: the earlier one is just long.
+        latency.sample(Call { begun: at(60), idle: 0 }, at(130), 10 * MS, 10e6, Some(10e6));
+        latency.begin(at(131));
+        assert!(latency.judged(at(140), true, Some(10e6)).unwrap() < 15e6);
+    }
+}

@@ -1,0 +1,54 @@
+//! Client-side load balancing for Meshwork: nodes, tickets, policies and pickers.
+//!
+//! The client's cluster makes a [`Node`] per endpoint and a [`Picker`] per snapshot; each call asks the picker
+//! for a [`Member`] and carries the [`Ticket`] until its outcome is known. Pure state machines: no runtime, no
+//! clock, no global randomness; time and randomness are arguments.
+//!
+//! ```
+//! use std::sync::Arc;
+//! use meshwork_balance::{Arrival, Member, Node, NodeKey, Now, Outcome, P2c, Peers, Pick, Picked, Policy};
+//! use meshwork_core::{Instance, ServiceName};
+//!
+//! let peers = Peers::new(|| Now::from_nanos(0));
+//! let instance = Arc::new(Instance::new(ServiceName::new("users")?));
+//! let key = NodeKey::new(["grpc://10.0.0.7:9000".parse()?]);
+//! let node = Node::new(key, Arc::new("the connection"), &peers, Arrival::new(Now::from_nanos(0)));
+//! node.set_ready(true);
+//!
+//! let picker = P2c::default().picker(Arc::new([Member::new(node, instance)]));
+//! let mut random = || 7;
+//! match picker.pick(&mut Pick::new(Now::from_nanos(1), &mut random)) {
+//!     Picked::Take(member, ticket) => {
+//!         assert_eq!(member.node().attachment::<&str>(), Some(&"the connection"));
+//!         ticket.finish(Now::from_nanos(1_000_000), Outcome::Success);
+//!     }
+//!     Picked::Wait | Picked::Nothing(_) => unreachable!("the only node is ready"),
+//! }
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+#![deny(missing_docs)]
+
+mod draw;
+mod health;
+mod key;
+mod latency;
+mod member;
+mod node;
+mod now;
+mod p2c;
+mod peers;
+mod pick;
+mod pinned;
+mod round_robin;
+mod ticket;
+mod window;
+
+pub use key::NodeKey;
+pub use member::Member;
+pub use node::{Arrival, Node, NodeStats};
+pub use now::Now;
+pub use p2c::P2c;
+pub use peers::{Ejection, Peers};
+pub use pick::{Hint, Pick, Picked, Picker, Policy, Reason};
+pub use round_robin::RoundRobin;
+pub use ticket::{Outcome, Ticket};
