@@ -5,7 +5,7 @@ use std::{
     fmt, fs,
     net::SocketAddr,
     path::{Path, PathBuf},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -36,7 +36,7 @@ pub struct Member {
 
 #[derive(Default)]
 struct Running {
-    process: Option<Process>,
+    process: Option<Arc<Process>>,
     is_frozen: bool,
 }
 
@@ -97,7 +97,7 @@ impl Member {
 
     /// Whether its process runs; a frozen one does.
     pub fn is_running(&self) -> bool {
-        self.lock().process.as_ref().is_some_and(Process::is_running)
+        self.lock().process.as_ref().is_some_and(|process| process.is_running())
     }
 
     /// Whether it runs and is not frozen.
@@ -113,7 +113,7 @@ impl Member {
         let mut running = self.lock();
         if running.process.as_ref().is_none_or(|process| !process.is_running()) {
             let process = Program::new(&self.etcd).args(&self.args).named(&self.name).start()?;
-            *running = Running { process: Some(process), is_frozen: false };
+            *running = Running { process: Some(Arc::new(process)), is_frozen: false };
         }
         Ok(())
     }
@@ -188,12 +188,18 @@ impl Member {
     }
 
     /// Stops its process by SIGSTOP: connections stay open, nothing is answered.
-    pub fn freeze(&self) {
-        let mut running = self.lock();
-        if let Some(process) = &running.process {
-            process.freeze();
-        }
-        running.is_frozen = true;
+    ///
+    /// # Errors
+    /// When it does not run, or still runs after 5 s.
+    ///
+    /// # Cancel safety
+    /// Once polled, it will be frozen also when the future is dropped.
+    pub async fn freeze(&self) -> Result<(), Error> {
+        let process = self.lock().process.clone();
+        let process =
+            process.ok_or_else(|| Error::new(format!("freezing `{}`: it does not run", self.name)))?;
+        self.lock().is_frozen = true;
+        process.freeze().await
     }
 
     /// Lets it go on.

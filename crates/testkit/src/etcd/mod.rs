@@ -162,9 +162,18 @@ impl Etcd {
         Ok(())
     }
 
-    /// Freezes all members.
-    pub fn freeze(&self) {
-        self.members.iter().for_each(Member::freeze);
+    /// Freezes all members, one after the other.
+    ///
+    /// # Errors
+    /// When one does not run, or still runs after 5 s.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves some frozen.
+    pub async fn freeze(&self) -> Result<(), Error> {
+        for member in &self.members {
+            member.freeze().await?;
+        }
+        Ok(())
     }
 
     /// Thaws all members.

@@ -21,7 +21,7 @@ async fn a_single_server_answers_keeps_its_data_and_forgets_it_when_wiped() {
 #[tokio::test]
 async fn a_frozen_server_answers_again_when_thawed() {
     let etcd = Etcd::single().start().await.unwrap();
-    etcd.member(0).freeze();
+    etcd.member(0).freeze().await.unwrap();
     let error = etcd.member(0).ready(Duration::from_millis(100)).await.unwrap_err();
     assert!(etcd.member(0).is_running());
     assert!(error.to_string().contains("not so after"), "{error:?}");

@@ -15,15 +15,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::process::{Pid, Signal};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
 use tokio::sync::watch;
 
 use self::output::Captured;
 pub use self::program::Program;
-use crate::Error;
+use crate::{Error, truth::eventually};
 
 /// How long a drop waits for the end of a process that was killed.
 const KILLED: Duration = Duration::from_secs(5);
+/// How long a process may run on after SIGSTOP.
+const STOPPED: Duration = Duration::from_secs(5);
 /// How many lines of each stream an error shows.
 const TAIL: usize = 40;
 
@@ -78,9 +80,20 @@ impl Process {
         self.shared.signal_group(Signal::KILL);
     }
 
-    /// Stops it and its group by SIGSTOP: connections stay open, nothing is answered.
-    pub fn freeze(&self) {
+    /// Stops it and its group by SIGSTOP, and returns when all its threads stand: connections stay open, nothing is
+    /// answered. (One thread takes the signal; on a busy machine the others run on until it has got the processor.)
+    ///
+    /// # Errors
+    /// When it has ended, or still runs after 5 s.
+    ///
+    /// # Cancel safety
+    /// Once polled, it will be frozen also when the future is dropped.
+    pub async fn freeze(&self) -> Result<(), Error> {
         self.shared.signal_group(Signal::STOP);
+        eventually(STOPPED, "it stands", || async { self.shared.stands() || !self.is_running() })
+            .await
+            .and_then(|()| if self.is_running() { Ok(()) } else { Err(Error::new("it has ended")) })
+            .map_err(|e| self.error(format!("freezing `{}`", self.name())).with_source(e))
     }
 
     /// Lets it go on after [`freeze`](Self::freeze).
@@ -224,6 +237,14 @@ impl Shared {
         if state.exit.is_none() {
             let _ = rustix::process::kill_process_group(self.pid, signal);
         }
+    }
+
+    /// Whether all its threads are stopped.
+    fn stands(&self) -> bool {
+        let state = self.lock();
+        let look = WaitIdOptions::STOPPED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG;
+        state.exit.is_none()
+            && rustix::process::waitid(WaitId::Pid(self.pid), look).is_ok_and(|seen| seen.is_some())
     }
 
     fn wait_blocking(&self, limit: Duration) {

@@ -27,7 +27,7 @@ while read -r what group; do
     esac
 done
 for one in $all; do
-    kill -KILL -- "-$one"
+    kill -s KILL -- "-$one"
 done
 "#;
 
