@@ -2,6 +2,7 @@
 
 use clap::Parser;
 use meshwork_testkit::{Error, etcd::Etcd};
+use tokio::signal::unix::{SignalKind, signal};
 
 /// A real etcd for experiments; its data goes with it.
 #[derive(Parser)]
@@ -18,5 +19,13 @@ async fn main() -> Result<(), Error> {
     let etcd = plan.start().await?;
     println!("{}", etcd.endpoints().join(","));
     eprintln!("etcd runs; Ctrl-C ends it and deletes its data");
-    tokio::signal::ctrl_c().await.map_err(|e| Error::new("waiting for Ctrl-C").with_source(e))
+    let mut term = signal(SignalKind::terminate()).map_err(waiting)?;
+    tokio::select! {
+        pressed = tokio::signal::ctrl_c() => pressed.map_err(waiting),
+        _ = term.recv() => Ok(()),
+    }
+}
+
+fn waiting(e: std::io::Error) -> Error {
+    Error::new("waiting for Ctrl-C").with_source(e)
 }

@@ -137,7 +137,7 @@ pub(crate) fn up_etcd(members: u8) -> ExitCode {
         let mut command =
             workspace::cargo(&["run", "--quiet", "--package", "meshwork-testkit", "--example", "etcd"]);
         command.args(["--", "--members", &members]);
-        run::shown(with_etcd(&mut command, Some(&etcd)))
+        Err(run::become_it(with_etcd(&mut command, Some(&etcd))))
     })
 }
 

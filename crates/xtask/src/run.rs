@@ -2,6 +2,7 @@
 
 use std::{
     io::{self, BufRead, BufReader, IsTerminal, Write},
+    os::unix::process::CommandExt,
     process::{Child, Command, ExitStatus, Stdio},
     sync::mpsc::{self, RecvTimeoutError},
     thread,
@@ -37,6 +38,12 @@ pub(crate) fn output(command: &mut Command, what: &str) -> Result<String, String
 /// Runs to the end with everything shown.
 pub(crate) fn shown(command: &mut Command) -> Result<ExitStatus, String> {
     command.stdin(Stdio::null()).status().map_err(|e| starting(command, &e))
+}
+
+/// Becomes the command: what ends us then ends it, and the terminal is its own. Returns only when that fails.
+pub(crate) fn become_it(command: &mut Command) -> String {
+    let e = command.exec();
+    starting(command, &e)
 }
 
 /// Runs to the end or to the limit, and gives each line of stdout to `on_line` as it comes.
