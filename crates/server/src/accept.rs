@@ -1,0 +1,195 @@
+//! The accept loop of one listener, and the task of each connection.
+
+use std::{
+    future::poll_fn,
+    io,
+    net::SocketAddr,
+    pin::pin,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    task::Poll,
+    time::Duration,
+};
+
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::conn::auto,
+};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    task::JoinSet,
+    time::{self, Instant},
+};
+
+use crate::{
+    ServerConfig, Services,
+    conn::Conn,
+    dispatch::{Dispatch, Doors},
+    io::Io,
+    open::Open,
+    patience::{Patience, Verdict},
+    shared::{Shared, Stage},
+};
+
+/// The first pause after a failed accept; it doubles up to [`MAX_PAUSE`].
+const MIN_PAUSE: Duration = Duration::from_millis(5);
+const MAX_PAUSE: Duration = Duration::from_secs(1);
+/// At most one line about failed accepts in this time.
+const LOG_EVERY: Duration = Duration::from_secs(30);
+/// Streams that a peer may reset before we accept them: a peer's attempt time-outs against a paused
+/// process must not cost the connection.
+const PENDING_RESETS: usize = 1024;
+
+/// What one listener serves.
+#[derive(Debug)]
+pub(crate) struct Site {
+    shared: Arc<Shared>,
+    open: Arc<Open>,
+    http: auto::Builder<TokioExecutor>,
+    doors: Arc<Doors>,
+}
+
+impl Site {
+    pub(crate) fn new(shared: Arc<Shared>, open: Arc<Open>, services: Services) -> Arc<Self> {
+        let http = builder(&shared.config);
+        let doors = Arc::new(Doors::new(&shared, services));
+        Arc::new(Self { shared, open, http, doors })
+    }
+}
+
+fn builder(config: &ServerConfig) -> auto::Builder<TokioExecutor> {
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    // Time-outs of HTTP/1 are ours (`patience`): hyper's would need a timer per request.
+    builder.http1().header_read_timeout(None).max_buf_size((config.max_header_bytes as usize).max(8 * 1024));
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .keep_alive_interval(config.keep_alive_interval)
+        .keep_alive_timeout(config.keep_alive_timeout)
+        .max_concurrent_streams(config.max_concurrent_streams)
+        .max_header_list_size(config.max_header_bytes)
+        .max_pending_accept_reset_streams(PENDING_RESETS)
+        .enable_connect_protocol();
+    builder
+}
+
+/// Accepts until the drain begins, then waits for the connections. Dropping it cuts them.
+pub(crate) async fn run(listener: TcpListener, site: Arc<Site>) {
+    let _counted = site.shared.sockets.token();
+    let mut conns = JoinSet::new();
+    let mut trouble = Trouble::default();
+    loop {
+        tokio::select! {
+            // Leaving comes first: nobody is accepted after it.
+            biased;
+            () = site.shared.draining.cancelled() => break,
+            Some(_ended) = conns.join_next() => {}
+            accepted = listener.accept() => match accepted {
+                Ok((stream, peer)) => {
+                    trouble.pause = MIN_PAUSE;
+                    if let Some((io, conn)) = admit(&site, stream, peer) {
+                        conns.spawn(serve(io, conn, site.clone()));
+                    }
+                }
+                // The connection failed, not the listener.
+                Err(error) if is_of_one_connection(&error) => {}
+                Err(error) => {
+                    site.shared.counters.accept_errors.fetch_add(1, Relaxed);
+                    let pause = trouble.note(&error);
+                    tokio::select! {
+                        () = time::sleep(pause) => {}
+                        () = site.shared.draining.cancelled() => {}
+                    }
+                }
+            }
+        }
+    }
+    drop(listener);
+    while conns.join_next().await.is_some() {}
+}
+
+fn is_of_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
+}
+
+/// Failures to accept, in a row.
+struct Trouble {
+    pause: Duration,
+    logged: Option<Instant>,
+}
+
+impl Default for Trouble {
+    fn default() -> Self {
+        Self { pause: MIN_PAUSE, logged: None }
+    }
+}
+
+impl Trouble {
+    fn note(&mut self, error: &io::Error) -> Duration {
+        if self.logged.is_none_or(|logged| logged.elapsed() > LOG_EVERY) {
+            self.logged = Some(Instant::now());
+            tracing::error!(%error, "accepting a connection failed; pausing");
+        }
+        let pause = self.pause;
+        self.pause = (pause * 2).min(MAX_PAUSE);
+        pause
+    }
+}
+
+/// Takes a connection in, unless there are too many.
+fn admit(site: &Arc<Site>, stream: TcpStream, peer: SocketAddr) -> Option<(Io, Arc<Conn>)> {
+    let (shared, counters) = (&site.shared, &site.shared.counters);
+    counters.accepted.fetch_add(1, Relaxed);
+    if counters.open.load(Relaxed) >= shared.config.max_connections {
+        counters.over_limit.fetch_add(1, Relaxed);
+        tracing::debug!(%peer, "closed: too many connections");
+        return None;
+    }
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%peer, %error, "TCP_NODELAY could not be set");
+    }
+    // An address that cannot be read belongs to a connection that is already over.
+    let local = stream.local_addr().ok()?;
+    let conn = Arc::new(Conn::new(shared.clone(), peer, local));
+    let listed = site.open.list(conn.clone());
+    Some((Io::new(stream, conn.clone(), listed, shared.sockets.token()), conn))
+}
+
+/// Serves one connection to its end.
+async fn serve(io: Io, conn: Arc<Conn>, site: Arc<Site>) {
+    let dispatch = Dispatch::new(conn.clone(), site.doors.clone());
+    let mut connection = pin!(site.http.serve_connection_with_upgrades(TokioIo::new(io), dispatch));
+    let mut patience = Patience::new(&site.shared.config);
+    let mut timer = pin!(time::sleep_until(patience.first_look(&conn)));
+    let mut said_goodbye = false;
+    poll_fn(|cx| {
+        // Before the stage is read: whoever changes it wakes us afterwards.
+        conn.waker.register(cx.waker());
+        loop {
+            if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
+                if let Err(error) = ended {
+                    tracing::debug!(peer = %conn.peer, error = &*error, "connection failed");
+                }
+                return Poll::Ready(());
+            }
+            if !said_goodbye && conn.shared.stage() >= Stage::Draining {
+                said_goodbye = true;
+                connection.as_mut().graceful_shutdown();
+                timer.as_mut().reset(patience.goodbye(&conn, Instant::now()));
+                continue;
+            }
+            if timer.as_mut().poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+            match patience.look(&conn, Instant::now()) {
+                Verdict::Wait(until) => timer.as_mut().reset(until),
+                Verdict::Close(why) => {
+                    conn.shared.counters.timed_out.fetch_add(1, Relaxed);
+                    tracing::debug!(peer = %conn.peer, why, "connection closed");
+                    return Poll::Ready(());
+                }
+            }
+        }
+    })
+    .await;
+}

@@ -1,0 +1,191 @@
+//! The body of an answer: polled inside the request's context, ended by its deadline or by the drain.
+
+use std::{
+    fmt,
+    future::Future,
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::Pin,
+    sync::atomic::Ordering::Relaxed,
+    task::{Poll, ready},
+};
+
+use bytes::Bytes;
+use http_body::{Frame, SizeHint};
+use meshwork_core::{BoxError, Context};
+use tokio::time::{self, Sleep};
+use tonic::Code;
+
+use crate::{
+    answer,
+    conn::{InFlight, Waiting},
+    shared::Stage,
+};
+
+/// What hyper sends.
+#[derive(Debug)]
+pub(crate) struct Body(Kind);
+
+#[derive(Debug)]
+enum Kind {
+    /// Ours.
+    Full(Option<Bytes>),
+    /// A handler's.
+    Handler(Handled),
+}
+
+/// The body of a handler's answer, and what must end with it.
+pub(crate) struct Handled {
+    body: axum::body::Body,
+    context: Context,
+    grpc: bool,
+    /// Data frames passed on.
+    frames: u32,
+    sleep: Option<Pin<Box<Sleep>>>,
+    waiting: Option<Waiting>,
+    /// `None` once the answer has ended.
+    in_flight: Option<InFlight>,
+}
+
+impl Body {
+    pub(crate) fn empty() -> Self {
+        Self(Kind::Full(None))
+    }
+
+    pub(crate) fn full(bytes: Bytes) -> Self {
+        Self(Kind::Full(Some(bytes).filter(|bytes| !bytes.is_empty())))
+    }
+
+    /// `sleep` is the timer of the deadline, if the handler had to wait.
+    pub(crate) fn handled(
+        body: axum::body::Body,
+        context: Context,
+        grpc: bool,
+        sleep: Option<Pin<Box<Sleep>>>,
+        in_flight: InFlight,
+    ) -> Self {
+        Self(Kind::Handler(Handled {
+            body,
+            context,
+            grpc,
+            frames: 0,
+            sleep,
+            waiting: None,
+            in_flight: Some(in_flight),
+        }))
+    }
+}
+
+type Polled = Poll<Option<Result<Frame<Bytes>, BoxError>>>;
+
+impl http_body::Body for Body {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> Polled {
+        match &mut self.get_mut().0 {
+            Kind::Full(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Kind::Handler(handled) => handled.poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.0 {
+            Kind::Full(bytes) => bytes.is_none(),
+            Kind::Handler(handled) => handled.in_flight.is_none() || handled.body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.0 {
+            Kind::Full(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+            Kind::Handler(handled) => handled.body.size_hint(),
+        }
+    }
+}
+
+// === impl Handled ===
+
+impl Handled {
+    fn poll_frame(&mut self, cx: &mut std::task::Context<'_>) -> Polled {
+        let Some(in_flight) = &self.in_flight else { return Poll::Ready(None) };
+        let (context, body) = (self.context.clone(), &mut self.body);
+        let poll = || context.sync_scope(|| http_body::Body::poll_frame(Pin::new(body), cx));
+        match catch_unwind(AssertUnwindSafe(poll)) {
+            Ok(Poll::Pending) => self.poll_end(cx),
+            Ok(Poll::Ready(Some(Ok(frame)))) => {
+                if frame.is_data() {
+                    // One message may be the whole answer and is passed on; more of them are a stream.
+                    if self.frames > 0 && self.is_told() {
+                        return self.tell();
+                    }
+                    self.frames = self.frames.saturating_add(1);
+                } else {
+                    self.in_flight = None;
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Ok(Poll::Ready(Some(Err(error)))) => {
+                self.in_flight = None;
+                Poll::Ready(Some(Err(error.into())))
+            }
+            Ok(Poll::Ready(None)) => {
+                self.in_flight = None;
+                Poll::Ready(None)
+            }
+            Err(_panic) => {
+                in_flight.conn().shared.counters.panics.fetch_add(1, Relaxed);
+                tracing::error!(path = in_flight.path(), "the body of an answer panicked");
+                self.end(Code::Internal, "the handler panicked")
+            }
+        }
+    }
+
+    /// The body has nothing now: whether it must end all the same.
+    fn poll_end(&mut self, cx: &mut std::task::Context<'_>) -> Polled {
+        let Some(in_flight) = &self.in_flight else { return Poll::Ready(None) };
+        if self.grpc {
+            let waiting = self.waiting.get_or_insert_with(|| Waiting::new(in_flight.conn()));
+            // Before the stage is read: whoever changes it wakes us afterwards.
+            waiting.waker.register(cx.waker());
+            if self.is_told() {
+                return self.tell();
+            }
+        }
+        let Some(deadline) = self.context.deadline else { return Poll::Pending };
+        let sleep = self.sleep.get_or_insert_with(|| Box::pin(time::sleep_until(deadline)));
+        ready!(sleep.as_mut().poll(cx));
+        if let Some(in_flight) = &self.in_flight {
+            in_flight.conn().shared.counters.deadlines.fetch_add(1, Relaxed);
+        }
+        self.end(Code::DeadlineExceeded, "the deadline passed")
+    }
+
+    fn is_told(&self) -> bool {
+        let stage = |in_flight: &InFlight| in_flight.conn().shared.stage();
+        self.grpc && self.in_flight.as_ref().is_some_and(|in_flight| stage(in_flight) >= Stage::Ending)
+    }
+
+    fn tell(&mut self) -> Polled {
+        if let Some(in_flight) = &mut self.in_flight {
+            in_flight.tell();
+        }
+        self.end(Code::Unavailable, "the server is going away")
+    }
+
+    /// Ends the answer before its time: with a status in gRPC, with an error otherwise. Drops the handler's.
+    fn end(&mut self, code: Code, text: &'static str) -> Polled {
+        self.in_flight = None;
+        self.waiting = None;
+        self.body = axum::body::Body::empty();
+        Poll::Ready(Some(match self.grpc {
+            true => Ok(Frame::trailers(answer::trailers(code, text))),
+            false => Err(text.into()),
+        }))
+    }
+}
+
+impl fmt::Debug for Handled {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Handled").field("in_flight", &self.in_flight).finish_non_exhaustive()
+    }
+}

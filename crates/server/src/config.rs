@@ -1,0 +1,66 @@
+//! What can be set on a server.
+
+use std::time::Duration;
+
+use crate::Network;
+
+/// The limits and time-outs of a [`Server`](crate::Server). The defaults run.
+///
+/// ```
+/// # use meshwork_server::ServerConfig;
+/// let mut config = ServerConfig::default();
+/// config.max_connections = 500;
+/// ```
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct ServerConfig {
+    /// Most connections open at a time; one more is closed as soon as it is accepted. Default 10 000.
+    pub max_connections: usize,
+    /// How long the head of a further request on an HTTP/1 connection may take. Default 10 s.
+    pub header_read_timeout: Duration,
+    /// How long a new connection may stay without its first whole request head (HTTP/1) or its preface and
+    /// settings (HTTP/2). Default 10 s.
+    pub first_request_timeout: Duration,
+    /// How long an HTTP/1 connection may stay idle between two requests. Default 75 s.
+    pub idle_timeout: Duration,
+    /// Most bytes of one request head, 8 KiB at least; a larger one is answered with 431. Default 64 KiB.
+    pub max_header_bytes: u32,
+    /// Most HTTP/2 streams open on one connection. Default 1 024.
+    pub max_concurrent_streams: u32,
+    /// Most bytes of one HTTP request body; a larger one is answered with 413. gRPC messages have tonic's
+    /// own limit. Default none.
+    pub max_body_bytes: Option<u64>,
+    /// The longest deadline a caller can give; a longer one is cut to it. Default 60 s.
+    pub max_deadline: Duration,
+    /// The deadline of a request that brings none. Default none, so that streams may live.
+    pub default_deadline: Option<Duration>,
+    /// How often a silent HTTP/2 connection is pinged. Default 20 s.
+    pub keep_alive_interval: Duration,
+    /// How long the answer to a ping may take until the connection is closed. Default 20 s.
+    pub keep_alive_timeout: Duration,
+    /// Whether callers are strangers: their `meshwork-*` headers are taken away before anything reads
+    /// them, except the address check of `meshwork-to`. Default false.
+    pub edge: bool,
+    /// From where priority `critical` is accepted; from elsewhere it becomes `normal`. Default nowhere.
+    pub critical_from: Vec<Network>,
+}
+
+impl Default for ServerConfig {
+    fn default() -> Self {
+        Self {
+            max_connections: 10_000,
+            header_read_timeout: Duration::from_secs(10),
+            first_request_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(75),
+            max_header_bytes: 64 * 1024,
+            max_concurrent_streams: 1024,
+            max_body_bytes: None,
+            max_deadline: Duration::from_secs(60),
+            default_deadline: None,
+            keep_alive_interval: Duration::from_secs(20),
+            keep_alive_timeout: Duration::from_secs(20),
+            edge: false,
+            critical_from: Vec::new(),
+        }
+    }
+}

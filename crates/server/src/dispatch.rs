@@ -1,0 +1,192 @@
+//! The door every request comes through: refusals, our own answers, context, then the handler.
+
+use std::{
+    convert::Infallible,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
+
+use axum::{Router, extract::ConnectInfo, routing::future::RouteFuture};
+use http::{Request, Response, StatusCode, Version};
+use http_body_util::Limited;
+use hyper::body::Incoming;
+use meshwork_core::{Context, Priority, headers};
+use tokio::time::Instant;
+use tonic::{Code, transport::server::TcpConnectInfo};
+use tower_service::Service;
+
+use crate::{
+    Services, Split, answer,
+    body::Body,
+    conn::{Conn, InFlight},
+    handling::{self, Handling},
+    health_grpc,
+    inbound::{self, Inbound, Meant},
+    shared::{Shared, Stage},
+};
+
+/// How long foreign requests are still served after the drain has begun: they cannot know better.
+const FOREIGN_GRACE: Duration = Duration::from_secs(1);
+/// Under this all paths are ours.
+const OWN: &str = "/.meshwork/";
+const HEALTH: &str = "/.meshwork/health";
+const READY: &str = "/.meshwork/ready";
+
+/// Where requests may go.
+#[derive(Debug)]
+pub(crate) struct Doors {
+    split: Split,
+    health: Router,
+}
+
+impl Doors {
+    pub(crate) fn new(shared: &Arc<Shared>, services: Services) -> Self {
+        let health = health_grpc::router(shared.health.clone(), shared.draining.clone());
+        Self { split: services.into_service(), health }
+    }
+}
+
+/// The service of one connection.
+#[derive(Debug)]
+pub(crate) struct Dispatch {
+    conn: Arc<Conn>,
+    doors: Arc<Doors>,
+}
+
+impl Dispatch {
+    pub(crate) fn new(conn: Arc<Conn>, doors: Arc<Doors>) -> Self {
+        Self { conn, doors }
+    }
+
+    /// An answer that needs no handler.
+    fn answer(&self, request: &Request<Incoming>, inbound: &Inbound) -> Option<Response<Body>> {
+        let shared = &self.conn.shared;
+        let path = request.uri().path();
+        // Health is told to the last.
+        match path {
+            HEALTH if !inbound.grpc => {
+                return Some(answer::json(StatusCode::OK, r#"{"alive":true}"#.into()));
+            }
+            READY if !inbound.grpc => {
+                let (ready, body) = shared.health.ready_json();
+                let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+                return Some(answer::json(status, body));
+            }
+            _ => {}
+        }
+        if self.refuses(inbound) {
+            shared.counters.draining.fetch_add(1, Relaxed);
+            return Some(answer::refused(inbound.grpc, headers::REFUSED_DRAINING, &shared.identity));
+        }
+        if path == headers::CONFIRM_PATH {
+            return Some(answer::confirmed(&shared.identity));
+        }
+        if inbound.meant == Meant::Another {
+            shared.counters.misdirected.fetch_add(1, Relaxed);
+            return Some(answer::refused(inbound.grpc, headers::REFUSED_MISDIRECTED, &shared.identity));
+        }
+        if path.starts_with(OWN) {
+            return Some(answer::not_found());
+        }
+        if inbound.timeout == Some(Duration::ZERO) {
+            shared.counters.deadlines.fetch_add(1, Relaxed);
+            let (status, code) = (StatusCode::GATEWAY_TIMEOUT, Code::DeadlineExceeded);
+            return Some(answer::failed(inbound.grpc, status, code, "the deadline passed"));
+        }
+        let limit = shared.config.max_body_bytes.filter(|_| !inbound.grpc);
+        if limit.is_some_and(|limit| inbound.content_length.is_some_and(|length| length > limit)) {
+            let status = StatusCode::PAYLOAD_TOO_LARGE;
+            return Some(answer::failed(false, status, Code::ResourceExhausted, "the body is too large"));
+        }
+        None
+    }
+
+    fn refuses(&self, inbound: &Inbound) -> bool {
+        let shared = &self.conn.shared;
+        if shared.stage() < Stage::Draining {
+            return false;
+        }
+        let foreign = shared.config.edge || !inbound.native;
+        // A native caller takes a refusal elsewhere for nothing; for a foreign one it is a failure.
+        !foreign || shared.drain_began().is_none_or(|began| began.elapsed() > FOREIGN_GRACE)
+    }
+
+    fn context(&self, inbound: Inbound, now: Instant) -> Context {
+        let config = &self.conn.shared.config;
+        let timeout = inbound.timeout.map(|timeout| timeout.min(config.max_deadline));
+        let mut context = Context::default();
+        context.deadline = timeout.or(config.default_deadline).map(|timeout| now + timeout);
+        context.trace = inbound.trace;
+        context.priority = match inbound.priority {
+            Priority::Critical if !self.may_be_critical() => Priority::Normal,
+            priority => priority,
+        };
+        context.lane = inbound.lane;
+        context.attempt = inbound.attempt;
+        context.peer = Some(self.conn.peer_text.clone());
+        context
+    }
+
+    fn may_be_critical(&self) -> bool {
+        let from = &self.conn.shared.config.critical_from;
+        from.iter().any(|network| network.contains(self.conn.peer.ip()))
+    }
+
+    /// Hands the request to its router; nothing of a handler runs yet.
+    fn route(&self, mut request: Request<Incoming>, grpc: bool) -> RouteFuture<Infallible> {
+        let conn = &self.conn;
+        request.extensions_mut().insert(ConnectInfo(conn.peer));
+        if grpc {
+            let info = TcpConnectInfo { local_addr: Some(conn.local), remote_addr: Some(conn.peer) };
+            request.extensions_mut().insert(info);
+            if request.uri().path().starts_with(health_grpc::PREFIX) {
+                return self.doors.health.clone().call(request);
+            }
+        } else if let Some(limit) = conn.shared.config.max_body_bytes {
+            let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+            return self.doors.split.route(request.map(|body| Limited::new(body, limit)), grpc);
+        }
+        self.doors.split.route(request, grpc)
+    }
+}
+
+impl hyper::service::Service<Request<Incoming>> for Dispatch {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Handling;
+
+    fn call(&self, mut request: Request<Incoming>) -> Handling {
+        let shared = &self.conn.shared;
+        self.conn.started.fetch_add(1, Relaxed);
+        let now = Instant::now();
+        let inbound = Inbound::read(request.headers(), &shared.identity, shared.config.edge);
+        let http1 = request.version() < Version::HTTP_2;
+        if let Some(mut answer) = self.answer(&request, &inbound) {
+            if http1 && shared.stage() >= Stage::Leaving {
+                answer::say_close(&mut answer);
+            }
+            return Handling::answered(answer);
+        }
+        if shared.config.edge && inbound.native {
+            inbound::strip(request.headers_mut());
+        }
+        let grpc = inbound.grpc;
+        let context = self.context(inbound, now);
+        let path = request.uri().path_and_query().cloned();
+        let in_flight = InFlight::begin(self.conn.clone(), request.method().clone(), path, now);
+        match catch_unwind(AssertUnwindSafe(|| self.route(request, grpc))) {
+            Ok(route) => Handling::running(route, context, in_flight, grpc, http1),
+            Err(panic) => {
+                shared.counters.panics.fetch_add(1, Relaxed);
+                tracing::error!(
+                    path = in_flight.path(),
+                    panic = handling::text_of(&*panic),
+                    "routing panicked"
+                );
+                let status = StatusCode::INTERNAL_SERVER_ERROR;
+                Handling::answered(answer::failed(grpc, status, Code::Internal, "the handler panicked"))
+            }
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! One request on its way through its handler.
+
+use std::{
+    any::Any,
+    convert::Infallible,
+    future::Future,
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::Pin,
+    sync::atomic::Ordering::Relaxed,
+    task::{Poll, ready},
+};
+
+use axum::routing::future::RouteFuture;
+use http::{Response, StatusCode};
+use meshwork_core::Context;
+use pin_project_lite::pin_project;
+use tokio::{
+    task::futures::TaskLocalFuture,
+    time::{self, Sleep},
+};
+use tonic::Code;
+
+use crate::{answer, body::Body, conn::InFlight, drain::CutKind, shared::Stage};
+
+pin_project! {
+    /// The future of one request: an answer that is there, or a handler inside its context.
+    #[project = HandlingProj]
+    pub(crate) enum Handling {
+        Answered { answer: Option<Response<Body>> },
+        Running {
+            #[pin]
+            route: TaskLocalFuture<Context, RouteFuture<Infallible>>,
+            request: Option<Running>,
+        },
+    }
+}
+
+/// What a running request needs beside its handler.
+pub(crate) struct Running {
+    context: Context,
+    in_flight: InFlight,
+    grpc: bool,
+    http1: bool,
+    sleep: Option<Pin<Box<Sleep>>>,
+}
+
+impl Handling {
+    pub(crate) fn answered(answer: Response<Body>) -> Self {
+        Self::Answered { answer: Some(answer) }
+    }
+
+    pub(crate) fn running(
+        route: RouteFuture<Infallible>,
+        context: Context,
+        in_flight: InFlight,
+        grpc: bool,
+        http1: bool,
+    ) -> Self {
+        let request = Running { context: context.clone(), in_flight, grpc, http1, sleep: None };
+        Self::Running { route: context.scope(route), request: Some(request) }
+    }
+}
+
+impl Future for Handling {
+    type Output = Result<Response<Body>, Infallible>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> Poll<Self::Output> {
+        let (route, slot) = match self.as_mut().project() {
+            HandlingProj::Answered { answer } => {
+                return Poll::Ready(Ok(answer.take().expect("invariant: not polled after its end")));
+            }
+            HandlingProj::Running { route, request } => (route, request),
+        };
+        let request = slot.as_mut().expect("invariant: not polled after its end");
+        let answer = match catch_unwind(AssertUnwindSafe(|| route.poll(cx))) {
+            Ok(Poll::Pending) => {
+                ready!(request.poll_deadline(cx));
+                request.too_late()
+            }
+            Ok(Poll::Ready(Ok(answer))) => {
+                let request = slot.take().expect("invariant: just seen");
+                return Poll::Ready(Ok(request.answer(answer)));
+            }
+            Err(panic) => request.panicked(&*panic),
+        };
+        // Drops the handler now, not when the answer is written.
+        self.set(Self::Answered { answer: None });
+        Poll::Ready(Ok(answer))
+    }
+}
+
+// === impl Running ===
+
+impl Running {
+    fn poll_deadline(&mut self, cx: &mut std::task::Context<'_>) -> Poll<()> {
+        let Some(deadline) = self.context.deadline else { return Poll::Pending };
+        self.sleep.get_or_insert_with(|| Box::pin(time::sleep_until(deadline))).as_mut().poll(cx)
+    }
+
+    fn answer(self, answer: Response<axum::body::Body>) -> Response<Body> {
+        let conn = self.in_flight.conn();
+        if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
+            conn.set_kind(CutKind::Upgraded);
+        }
+        let close = self.closes();
+        let Self { context, in_flight, grpc, sleep, .. } = self;
+        let mut answer = answer.map(|body| Body::handled(body, context, grpc, sleep, in_flight));
+        if close {
+            answer::say_close(&mut answer);
+        }
+        answer
+    }
+
+    fn too_late(&self) -> Response<Body> {
+        self.in_flight.conn().shared.counters.deadlines.fetch_add(1, Relaxed);
+        self.failed(StatusCode::GATEWAY_TIMEOUT, Code::DeadlineExceeded, "the deadline passed")
+    }
+
+    fn panicked(&self, panic: &(dyn Any + Send)) -> Response<Body> {
+        self.in_flight.conn().shared.counters.panics.fetch_add(1, Relaxed);
+        tracing::error!(path = self.in_flight.path(), panic = text_of(panic), "a handler panicked");
+        self.failed(StatusCode::INTERNAL_SERVER_ERROR, Code::Internal, "the handler panicked")
+    }
+
+    fn failed(&self, status: StatusCode, code: Code, text: &'static str) -> Response<Body> {
+        let mut answer = answer::failed(self.grpc, status, code, text);
+        if self.closes() {
+            answer::say_close(&mut answer);
+        }
+        answer
+    }
+
+    fn closes(&self) -> bool {
+        self.http1 && self.in_flight.conn().shared.stage() >= Stage::Leaving
+    }
+}
+
+/// The text of a panic.
+pub(crate) fn text_of(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no text")
+}

@@ -1,0 +1,40 @@
+//! The Meshwork server: one accept loop for axum and tonic, health and a bounded drain.
+//!
+//! A [`Server`] serves HTTP/1.1, HTTP/2 without TLS, and gRPC on one [`Listener`]; it puts a
+//! [`Context`](meshwork_core::Context) around every handler, answers who it is, and leaves without losing
+//! calls. It never knows a registry: who calls it announces the addresses.
+#![deny(missing_docs)]
+
+mod accept;
+mod answer;
+mod body;
+mod config;
+mod conn;
+mod dispatch;
+mod drain;
+mod handling;
+mod health;
+mod health_grpc;
+mod identity;
+mod inbound;
+mod io;
+mod listener;
+mod network;
+mod open;
+mod owner;
+mod patience;
+mod server;
+mod services;
+mod shared;
+mod stats;
+
+pub use config::ServerConfig;
+pub use drain::{Cut, CutKind, CutRequest, DrainReport};
+pub use health::Health;
+pub use identity::Identity;
+pub use listener::{BindError, Listener};
+pub use network::Network;
+pub use owner::Owner;
+pub use server::{Server, Serving};
+pub use services::{Services, Split};
+pub use stats::Stats;

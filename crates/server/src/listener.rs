@@ -1,0 +1,106 @@
+//! A bound port, before anything is served on it.
+
+use std::{error, fmt, io, net::SocketAddr, time::Duration};
+
+use tokio::{
+    net::{TcpListener, TcpSocket},
+    task, time,
+};
+
+use crate::owner::{self, Owner};
+
+/// Most connections that wait to be accepted; the kernel may allow fewer.
+const BACKLOG: u32 = 4096;
+/// How long the search for the owner of a port in use may take.
+const OWNER_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// A bound port. Connections wait in it until it is served.
+#[derive(Debug)]
+pub struct Listener {
+    listener: TcpListener,
+    addr: SocketAddr,
+}
+
+impl Listener {
+    /// Binds `addr`; port 0 takes a free one.
+    ///
+    /// # Errors
+    /// [`BindError`], which names the process that holds the port, where that can be found out.
+    ///
+    /// # Cancel safety
+    /// Dropping the future frees the port.
+    pub async fn bind(addr: SocketAddr) -> Result<Self, BindError> {
+        match Self::listen(addr) {
+            Ok(listener) => Ok(listener),
+            Err(source) => {
+                let owner = if source.kind() == io::ErrorKind::AddrInUse {
+                    let search = task::spawn_blocking(move || owner::find(addr));
+                    time::timeout(OWNER_TIMEOUT, search).await.ok().and_then(Result::ok).flatten()
+                } else {
+                    None
+                };
+                Err(BindError { addr, owner, source })
+            }
+        }
+    }
+
+    fn listen(addr: SocketAddr) -> io::Result<Self> {
+        let socket = if addr.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        // Connections of a predecessor in TIME_WAIT must not keep its successor from the port.
+        socket.set_reuseaddr(true)?;
+        socket.bind(addr)?;
+        let listener = socket.listen(BACKLOG)?;
+        let addr = listener.local_addr()?;
+        Ok(Self { listener, addr })
+    }
+
+    /// The address it is bound to, with the port that was taken.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    pub(crate) fn into_inner(self) -> TcpListener {
+        self.listener
+    }
+}
+
+/// A port that could not be bound.
+#[derive(Debug)]
+pub struct BindError {
+    addr: SocketAddr,
+    owner: Option<Owner>,
+    source: io::Error,
+}
+
+impl BindError {
+    /// The address asked for.
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// The process that holds the port, where known.
+    pub fn owner(&self) -> Option<&Owner> {
+        self.owner.as_ref()
+    }
+
+    /// Whether the port is in use.
+    pub fn is_in_use(&self) -> bool {
+        self.source.kind() == io::ErrorKind::AddrInUse
+    }
+}
+
+impl fmt::Display for BindError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "binding {}", self.addr)?;
+        match &self.owner {
+            Some(owner) => write!(f, ", which is held by {owner}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl error::Error for BindError {
+    fn source(&self) -> Option<&(dyn error::Error + 'static)> {
+        Some(&self.source)
+    }
+}

@@ -1,0 +1,182 @@
+//! The server and its two lives: set up, and serving.
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
+
+use meshwork_core::Task;
+use tokio::time::{self, Instant};
+
+use crate::{
+    DrainReport, Health, Identity, Listener, ServerConfig, Services, Stats,
+    accept::{self, Site},
+    conn::Conn,
+    open::Open,
+    shared::{Shared, Stage},
+};
+
+/// How long before its deadline a drain tells gRPC streams that they end; a quarter of a shorter drain.
+const TELL_BEFORE: Duration = Duration::from_millis(250);
+/// How long dropped handlers may take to be gone after the cut.
+const DROPPING: Duration = Duration::from_millis(250);
+
+/// A server that is set up and listens nowhere yet.
+///
+/// ```
+/// # use std::time::Duration;
+/// # use axum::{Router, routing::get};
+/// # use meshwork_server::{Health, Identity, Listener, Server, ServerConfig, Services};
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let listener = Listener::bind("127.0.0.1:0".parse()?).await?;
+/// let services = Services::new().http(Router::new().route("/", get(|| async { "hello" })));
+/// let server = Server::new(ServerConfig::default(), Identity::new(), Health::new());
+/// let serving = server.serve(listener, services);
+/// // … until it is time to go:
+/// serving.leave();
+/// let report = serving.drain(tokio::time::Instant::now() + Duration::from_secs(5)).await;
+/// assert!(report.cut.is_empty());
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct Server {
+    shared: Arc<Shared>,
+    open: Arc<Open>,
+}
+
+impl Server {
+    /// A server with these limits, that answers `meshwork-is` from `identity` and tells `health`.
+    pub fn new(config: ServerConfig, identity: Identity, health: Health) -> Self {
+        Self { shared: Arc::new(Shared::new(config, identity, health)), open: Arc::default() }
+    }
+
+    /// Its counters.
+    pub fn stats(&self) -> Stats {
+        Stats::new(self.shared.clone(), self.open.clone())
+    }
+
+    /// Accepts connections from now on.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub fn serve(self, listener: Listener, services: Services) -> Serving {
+        Serving { shared: self.shared, open: self.open, tasks: Vec::new(), addrs: Vec::new() }
+            .also(listener, services)
+    }
+}
+
+/// A server that accepts connections. Dropping it cuts everything at once.
+#[derive(Debug)]
+pub struct Serving {
+    shared: Arc<Shared>,
+    open: Arc<Open>,
+    tasks: Vec<Task>,
+    addrs: Vec<SocketAddr>,
+}
+
+impl Serving {
+    /// Serves one more listener, with the same limits, health and drain: gRPC on a port of its own.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    #[must_use]
+    pub fn also(mut self, listener: Listener, services: Services) -> Self {
+        let addr = listener.local_addr();
+        services.grpc_names().iter().for_each(|name| self.shared.health.know_service(name));
+        let site = Site::new(self.shared.clone(), self.open.clone(), services);
+        let stop = self.shared.draining.clone();
+        let task = tokio::spawn(accept::run(listener.into_inner(), site));
+        self.tasks.push(Task::new(format!("accept {addr}"), stop, task));
+        self.addrs.push(addr);
+        self
+    }
+
+    /// The addresses it listens on, in the order they were added.
+    pub fn local_addrs(&self) -> &[SocketAddr] {
+        &self.addrs
+    }
+
+    /// Its counters.
+    pub fn stats(&self) -> Stats {
+        Stats::new(self.shared.clone(), self.open.clone())
+    }
+
+    /// From now on HTTP/1 answers say `connection: close`; everything is still served, HTTP/2 untouched.
+    pub fn leave(&self) {
+        self.shared.enter(Stage::Leaving);
+    }
+
+    /// Closes the listeners, says goodbye on all connections, and waits for what is in flight.
+    ///
+    /// Silent sockets, half prefaces and idle connections close at once. gRPC streams that are still open
+    /// shortly before `deadline` end with UNAVAILABLE; at `deadline` whatever is left is cut and reported.
+    /// New requests on old connections are refused as `meshwork-refused: draining`, except that those of
+    /// foreign callers are still served in the first second, while they cannot know better.
+    ///
+    /// # Cancel safety
+    /// Dropping the future cuts everything at once.
+    pub async fn drain(mut self, deadline: Instant) -> DrainReport {
+        let began = Instant::now();
+        let before = self.ended();
+        self.shared.enter(Stage::Draining);
+        self.open.all().iter().for_each(|conn| conn.waker.wake());
+        self.shared.sockets.close();
+
+        let tell = deadline - TELL_BEFORE.min(deadline.saturating_duration_since(began) / 4);
+        let mut done = time::timeout_at(tell, self.shared.sockets.wait()).await.is_ok();
+        if !done {
+            self.shared.enter(Stage::Ending);
+            self.open.all().iter().for_each(|conn| conn.wake_streams());
+            done = time::timeout_at(deadline, self.shared.sockets.wait()).await.is_ok();
+        }
+        let told = self.shared.counters.told.load(Relaxed);
+        let finished = self.ended().saturating_sub(before).saturating_sub(told as u64);
+        if !done {
+            self.cut().await;
+        }
+        let (cut, cut_total) = self.shared.take_cuts();
+        let took = began.elapsed();
+        for cut in &cut {
+            tracing::warn!(%cut, "cut at the drain's deadline");
+        }
+        DrainReport { finished: finished as usize, cut, cut_total, took }
+    }
+
+    /// Cuts everything at once, without a word.
+    pub fn abort(self) {
+        drop(self);
+    }
+
+    /// Requests that have ended so far.
+    fn ended(&self) -> u64 {
+        let stats = self.stats();
+        stats.requests_total().saturating_sub(stats.requests_in_flight() as u64)
+    }
+
+    /// Drops every connection, and waits a moment for the handlers to be gone.
+    async fn cut(&mut self) {
+        self.shared.enter(Stage::Cut);
+        let left = self.open.all();
+        let idle = |conn: &Conn| conn.in_flight.load(Relaxed) == 0;
+        left.iter().filter(|conn| idle(conn)).for_each(|conn| self.shared.report(conn.as_cut()));
+        self.tasks.clear();
+        let dropped = async {
+            while !left.iter().all(|conn| idle(conn)) {
+                self.shared.dropped.notified().await;
+            }
+        };
+        if time::timeout(DROPPING, dropped).await.is_err() {
+            // A handler that never yields cannot be dropped; its connection speaks for it.
+            left.iter().filter(|conn| !idle(conn)).for_each(|conn| self.shared.report(conn.as_cut()));
+        }
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        self.shared.enter(Stage::Cut);
+    }
+}
