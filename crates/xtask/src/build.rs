@@ -47,6 +47,13 @@ impl Built {
         self.artifacts.iter().find(is_it).map(|a| a.executable.clone())
     }
 
+    /// All binaries of the packages below the folder `dir` of the workspace: their names and where they are.
+    pub(crate) fn binaries_below(&self, dir: &str) -> Vec<(&str, &Path)> {
+        let dir = workspace::root().join(dir);
+        let found = self.artifacts.iter().filter(|a| a.kind == Kind::Binary && a.dir.starts_with(&dir));
+        found.map(|a| (a.name.as_str(), a.executable.as_path())).collect()
+    }
+
     /// The test executables of a kind, by package folder.
     pub(crate) fn tests(&self, kind: Kind) -> Vec<(&Path, Vec<&Artifact>)> {
         let mut packages: Vec<(&Path, Vec<&Artifact>)> = Vec::new();

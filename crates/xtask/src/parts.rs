@@ -22,6 +22,9 @@ const TESTS_LIMIT: Duration = Duration::from_secs(600);
 const SCENARIO_LIMIT: Duration = Duration::from_secs(240);
 const EXAMPLE_LIMIT: Duration = Duration::from_secs(90);
 
+/// How long an example that serves is left running.
+const EXAMPLE_UP: Duration = Duration::from_secs(3);
+
 /// How long a scenario runs, and how strictly its times are judged.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Length {
@@ -38,7 +41,7 @@ pub(crate) fn everything(table: &mut Table) {
         tests(table, &built, Kind::Unit, etcd.as_ref());
         doctests(table, etcd.as_ref());
         tests(table, &built, Kind::Integration, etcd.as_ref());
-        examples(table);
+        examples(table, &built);
         for n in SHORT_SCENARIOS {
             table.part(&format!("scenario {n}"), || {
                 let mut command = scenario_command(&built, n, Length::Short, etcd.as_ref())?;
@@ -110,9 +113,6 @@ pub(crate) fn scenario_alone(n: u32, length: Length) -> ExitCode {
 /// One experiment in the foreground, built for release.
 pub(crate) fn bench(name: &str) -> ExitCode {
     alone(|| {
-        if !workspace::has("benches", "Cargo.toml") {
-            return Err("the package `meshwork-benches` is not there yet".to_owned());
-        }
         protoc::provide()?;
         let etcd = etcd::provide()?;
         let mut command = workspace::cargo(&[
@@ -214,8 +214,9 @@ fn doctests(table: &mut Table, etcd: Option<&Etcd>) {
     });
 }
 
-/// The first command of the README, as it stands there, and with no protoc to be found.
-fn examples(table: &mut Table) {
+/// The first command of the README, as it stands there, and with no protoc to be found; then every other example, which
+/// must start, stay, and end well when asked to.
+fn examples(table: &mut Table, built: &Built) {
     table.part("example quickstart", || {
         let mut build = workspace::cargo(&["build", "--package", "quickstart"]);
         build.env("PROTOC", "/none/is/needed");
@@ -228,6 +229,15 @@ fn examples(table: &mut Table) {
         command.env("PROTOC", "/none/is/needed");
         judged(run::lines(&mut command, Some(EXAMPLE_LIMIT), run::echo)?)
     });
+    for (name, executable) in built.binaries_below("examples") {
+        if name != "quickstart" {
+            table.part(&format!("example {name}"), || {
+                let mut command = Command::new(executable);
+                command.current_dir(workspace::root());
+                judged(run::service(&mut command, EXAMPLE_UP, EXAMPLE_LIMIT)?)
+            });
+        }
+    }
 }
 
 fn scenario_command(built: &Built, n: u32, length: Length, etcd: Option<&Etcd>) -> Result<Command, String> {

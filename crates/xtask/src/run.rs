@@ -106,6 +106,33 @@ pub(crate) fn echo(line: &str) {
     let _ = out.flush();
 }
 
+/// Runs a service for `up`, asks it to end as a supervisor does, and waits at most `grace` for that. One that ends by
+/// itself is not asked.
+pub(crate) fn service(command: &mut Command, up: Duration, grace: Duration) -> Result<ExitStatus, String> {
+    let begun = Instant::now();
+    let mut child = command.stdin(Stdio::null()).spawn().map_err(|e| starting(command, &e))?;
+    let mut is_asked = false;
+    loop {
+        match child.try_wait() {
+            Ok(None) => {}
+            Ok(Some(status)) => return Ok(status),
+            Err(e) => return Err(format!("waiting for a service: {e}")),
+        }
+        if !is_asked && begun.elapsed() > up {
+            is_asked = true;
+            // std sends no signal but SIGKILL.
+            output(
+                Command::new("kill").args(["-s", "TERM", &child.id().to_string()]),
+                "asking a service to end",
+            )?;
+        }
+        if begun.elapsed() > up + grace {
+            return Err(cut(&mut child, up + grace));
+        }
+        thread::sleep(LOOK);
+    }
+}
+
 fn cut(child: &mut Child, limit: Duration) -> String {
     let _ = child.kill();
     let _ = child.wait();
@@ -140,6 +167,18 @@ mod tests {
         let outcome = lines(&mut sh("exec sleep 60"), Some(Duration::from_millis(300)), drop_line);
         assert!(outcome.unwrap_err().starts_with("cut"));
         assert!(begun.elapsed() < Duration::from_secs(20));
+    }
+
+    #[test]
+    fn a_service_is_asked_to_end() {
+        let mut polite = sh("trap 'exit 0' TERM; while :; do sleep 0.02; done");
+        let status = service(&mut polite, Duration::from_millis(300), Duration::from_secs(20)).unwrap();
+        assert!(status.success(), "{status}");
+        let mut deaf = sh("trap '' TERM; while :; do sleep 0.02; done");
+        assert!(service(&mut deaf, Duration::ZERO, Duration::from_millis(300)).is_err());
+        let mut short = sh("exit 4");
+        let status = service(&mut short, Duration::from_secs(20), Duration::ZERO).unwrap();
+        assert_eq!(status.code(), Some(4));
     }
 
     fn drop_line(_: &str) {}

@@ -21,8 +21,3 @@ pub(crate) fn cargo(args: &[&str]) -> Command {
     command.current_dir(root()).args(args);
     command
 }
-
-/// Whether the workspace has a package in `dir` with a file at `path` inside it.
-pub(crate) fn has(dir: &str, path: &str) -> bool {
-    root().join(dir).join(path).exists()
-}
