@@ -120,11 +120,9 @@ pub(crate) fn service(command: &mut Command, up: Duration, grace: Duration) -> R
         }
         if !is_asked && begun.elapsed() > up {
             is_asked = true;
-            // std sends no signal but SIGKILL.
-            output(
-                Command::new("kill").args(["-s", "TERM", &child.id().to_string()]),
-                "asking a service to end",
-            )?;
+            // std sends no signal but SIGKILL, and a small machine may have no kill(1): the shell has one.
+            let kill = format!("kill -s TERM {}", child.id());
+            output(Command::new("/bin/sh").args(["-c", &kill]), "asking a service to end")?;
         }
         if begun.elapsed() > up + grace {
             return Err(cut(&mut child, up + grace));
