@@ -2,36 +2,43 @@
 
 use std::{fmt, sync::Arc};
 
-use meshwork_core::{
-    Announcer, Discovery, Instance, Query, Registration, RegistrationState, Registry, Source, Watch, Wish,
-};
-use tokio::sync::watch;
+use meshwork_core::{Announcer, Discovery, Instance, Query, Registration, Registry, Source, Watch};
 
-use crate::DriverOptions;
+use crate::{
+    DriverOptions, Stats,
+    engine::Engine,
+    reflector::{self, topic::Topics},
+    registrar,
+};
 
 /// A backend and the drivers over it: one subscription per query, one keeper per registration, and the
 /// one task that drives the backend while any of them lives.
 ///
 /// Clones share everything.
 pub struct Driven<B> {
-    backend: Arc<B>,
-    options: DriverOptions,
+    engine: Arc<Engine<B>>,
+    topics: Arc<Topics>,
 }
 
 impl<B> Driven<B> {
     /// Wraps `backend`. Does nothing until the first watch or registration.
     pub fn new(backend: B, options: DriverOptions) -> Self {
-        Self { backend: Arc::new(backend), options }
+        Self { engine: Arc::new(Engine::new(backend, options)), topics: Arc::default() }
     }
 
     /// The backend.
     pub fn backend(&self) -> &Arc<B> {
-        &self.backend
+        &self.engine.backend
     }
 
     /// The settings of the drivers.
     pub fn options(&self) -> &DriverOptions {
-        &self.options
+        &self.engine.options
+    }
+
+    /// What the drivers count.
+    pub fn stats(&self) -> &Arc<Stats> {
+        &self.engine.stats
     }
 }
 
@@ -50,27 +57,25 @@ impl<B: Announcer> Driven<B> {
 }
 
 impl<B: Source> Discovery for Driven<B> {
-    fn watch(&self, _query: &Query) -> Watch {
-        Watch::fixed(Arc::new([]))
+    fn watch(&self, query: &Query) -> Watch {
+        reflector::shell::watch(&self.engine, &self.topics, query)
     }
 }
 
 impl<B: Announcer> Registry for Driven<B> {
     fn register(&self, instance: Instance) -> Registration {
-        let wish = Arc::new(watch::Sender::new(Wish { instance: Arc::new(instance), departure: None }));
-        let (_, seen) = watch::channel(RegistrationState::Pending { cause: None });
-        Registration::new(wish, seen)
+        registrar::shell::register(&self.engine, instance)
     }
 }
 
 impl<B> Clone for Driven<B> {
     fn clone(&self) -> Self {
-        Self { backend: Arc::clone(&self.backend), options: self.options.clone() }
+        Self { engine: Arc::clone(&self.engine), topics: Arc::clone(&self.topics) }
     }
 }
 
 impl<B> fmt::Debug for Driven<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Driven").finish_non_exhaustive()
+        f.debug_struct("Driven").field("stats", self.stats()).finish_non_exhaustive()
     }
 }

@@ -5,8 +5,22 @@
 //! coalescing, claims that heal. Nothing here knows any particular registry.
 #![deny(missing_docs)]
 
+mod backoff;
+mod dice;
 mod driven;
+mod engine;
+pub mod guard;
+mod local;
 mod options;
+mod outage;
+mod pilot;
+pub mod reflector;
+pub mod registrar;
+mod stats;
 
+pub use dice::Dice;
 pub use driven::Driven;
+pub use local::{Local, LocalConfig};
 pub use options::{DriverOptions, Healing};
+pub use outage::Line;
+pub use stats::{Count, RefusedRecord, Stats};
