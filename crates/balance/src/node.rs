@@ -211,6 +211,10 @@ impl Node {
 
     /// Sets and clears state bits in one step and brings the cluster's counts along; returns the old state.
     pub(crate) fn shift(&self, set: u32, clear: u32) -> u32 {
+        let state = self.state.load(Relaxed);
+        if (state & !clear) | set == state {
+            return state;
+        }
         let old = self
             .state
             .fetch_update(Relaxed, Relaxed, |state| Some((state & !clear) | set))

@@ -4,7 +4,7 @@
 //! latencies count as equal. Power of two choices: Mitzenmacher 2001; what makes it even for equal nodes (band,
 //! floor, drift) is in [`latency`](crate::latency).
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::Ordering::Relaxed};
 
 use crate::{
     Member, Node, Now, Peers, Pick, Picked, Picker, Policy, Reason,
@@ -199,16 +199,17 @@ impl BetterOfTwo {
         })
     }
 
+    /// The median of what answers: a node whose newest verdict is a failure carries a penalty that says
+    /// nothing about how long its peers take.
     fn renew_median(&self, peers: &Peers, seed: u64) {
         let len = self.urn.len();
         let mut means = [0.0; MEDIAN_OF];
         let mut count = 0;
         for step in 0..len.min(MEDIAN_OF) {
-            let at =
-                if len <= MEDIAN_OF { step } else { below(scramble(seed.wrapping_add(step as u64)), len) };
-            let node = self.urn.get(at).node();
+            let drawn = || below(scramble(seed.wrapping_add(step as u64)), len);
+            let node = self.urn.get(if len <= MEDIAN_OF { step } else { drawn() }).node();
             if node.is_ready()
-                && !node.is_ejected()
+                && node.consecutive.load(Relaxed) == 0
                 && let Some(mean) = node.latency.mean()
             {
                 means[count] = mean;
@@ -216,7 +217,7 @@ impl BetterOfTwo {
             }
         }
         if count > 0 {
-            let (_, median, _) = means[..count].select_nth_unstable_by(count / 2, f64::total_cmp);
+            let (_, median, _) = means[..count].select_nth_unstable_by((count - 1) / 2, f64::total_cmp);
             peers.set_median(*median);
         }
     }
@@ -265,7 +266,6 @@ impl Rest {
 }
 
 fn standing(node: &Node, now: Now, panicking: bool) -> Standing {
-    use std::sync::atomic::Ordering::Relaxed;
     let state = node.state.load(Relaxed);
     if state & READY == 0 {
         Standing::Unconnected

@@ -46,13 +46,12 @@ impl Picker for Turns {
             return Picked::Nothing(Reason::Empty);
         }
         let panicking = self.members[0].node().peers().is_panicking();
-        // First as it should be, then without regard to ejection and what was tried.
-        for admission in [Admission::Strict, Admission::Any] {
+        let strict = if panicking { Admission::Any } else { Admission::Strict };
+        // First as it should be, then without regard to health, at last without regard to what was tried.
+        for (admission, again) in [(strict, false), (Admission::Any, false), (Admission::Any, true)] {
             for _ in 0..self.len() {
                 let member = self.member(self.next.fetch_add(1, Relaxed));
-                let admission = if panicking { Admission::Any } else { admission };
-                let tried = pick.avoid.contains(member.node().key());
-                if tried && admission == Admission::Strict {
+                if !again && pick.avoid.contains(member.node().key()) {
                     continue;
                 }
                 if let Some(ticket) = member.node().begin_with(pick.now, admission) {

@@ -1,0 +1,105 @@
+//! Nodes that answer with failures.
+
+use meshwork_balance::P2c;
+
+use crate::{
+    SEEDS,
+    world::{Load, MS, Record, Reply, Rng, SECOND, World},
+};
+
+fn run(seed: u64, load: &Load, reply: impl FnMut(&mut Rng, usize, u64) -> Reply) -> Record {
+    World::new(seed, load, &P2c::default()).run(load, reply)
+}
+
+/// Node 0 fails in 1 ms between seconds 15 and 45.
+fn one_fails(rng: &mut Rng, node: usize, at: u64) -> Reply {
+    if node == 0 && (15 * SECOND..45 * SECOND).contains(&at) {
+        Reply::Fails { after: MS }
+    } else {
+        Reply::Ok { after: rng.between(8 * MS, 12 * MS) }
+    }
+}
+
+#[test]
+fn a_node_that_fails_fast_costs_a_few_calls_and_comes_back() {
+    let (mut failed, mut back) = (0, 0u64);
+    for seed in 0..SEEDS {
+        let load = Load::new(11, 1_000.0, 60);
+        let record = run(seed, &load, one_fails);
+        failed = failed.max(record.failed());
+        let returned = (45..60)
+            .find(|second| record.shares(11, second * SECOND, (second + 1) * SECOND)[0] >= 60)
+            .unwrap_or(60);
+        back = back.max(returned - 45);
+        let share = record.shares(11, 15 * SECOND, 45 * SECOND)[0] as f64 / 30_000.0;
+        assert!(share <= 0.001, "seed {seed}: share {share}");
+    }
+    println!("scenario 5 (sim): {SEEDS} seeds: at most {failed} failed, back after at most {back} s");
+    assert!(failed <= 25 && back <= 10);
+}
+
+#[test]
+fn a_retry_hides_a_node_that_fails_fast() {
+    for seed in 0..SEEDS {
+        let load = Load { retries: 1, ..Load::new(11, 1_000.0, 60) };
+        assert_eq!(run(seed, &load, one_fails).failed(), 0, "seed {seed}");
+    }
+}
+
+#[test]
+fn never_says_no_node_while_one_accepts() {
+    for (nodes, bad) in [(10, 6), (10, 9), (10, 10), (1, 1), (2, 1), (2, 2), (3, 1), (3, 2), (3, 3)] {
+        let most = (nodes as u32 * 3 / 10).max(1);
+        for seed in 0..SEEDS / 10 {
+            let load = Load::new(nodes, 500.0, 35);
+            let record = run(seed, &load, |rng, node, at| {
+                let after = rng.between(8 * MS, 12 * MS);
+                let fails = node < bad && at < 20 * SECOND;
+                if fails { Reply::Fails { after: MS } } else { Reply::Ok { after } }
+            });
+            assert_eq!(record.unpicked, 0, "{bad} of {nodes}, seed {seed}");
+            assert!(record.ejected_at_most <= most, "{bad} of {nodes}: {} ejected", record.ejected_at_most);
+            if bad * 2 > nodes {
+                let shares = record.shares(nodes, 10 * SECOND, 20 * SECOND);
+                assert!(shares.iter().all(|share| *share > 0), "{bad} of {nodes}: all are used: {shares:?}");
+            } else {
+                let late =
+                    record.calls.iter().filter(|call| (10 * SECOND..20 * SECOND).contains(&call.began));
+                let late: Vec<_> = late.collect();
+                let ok = late.iter().filter(|call| call.ok).count() as f64 / late.len() as f64;
+                assert!(ok >= 0.9, "{bad} of {nodes}, seed {seed}: {ok} ok");
+            }
+            let uneven = record.unevenness(nodes, 30 * SECOND, 35 * SECOND);
+            assert!(uneven <= 0.3, "{bad} of {nodes}, seed {seed}: all good again, but uneven by {uneven}");
+        }
+    }
+}
+
+#[test]
+fn a_node_that_fails_at_random_is_ejected_within_ten_seconds() {
+    let mut worst = 0.0f64;
+    for seed in 0..SEEDS {
+        let load = Load::new(5, 500.0, 30);
+        let mut world = World::new(seed, &load, &P2c::default());
+        let record = world.run(&load, |rng, node, _| {
+            let after = rng.between(8 * MS, 12 * MS);
+            if node == 0 && rng.chance(0.3) { Reply::Fails { after } } else { Reply::Ok { after } }
+        });
+        let share = record.shares(5, 10 * SECOND, 30 * SECOND)[0] as f64 / (20.0 * 500.0);
+        worst = worst.max(share);
+    }
+    println!("scenario 7a (sim): share of a node that fails 30 % after 10 s: at most {:.1} %", worst * 100.0);
+    assert!(worst <= 0.05, "{worst}");
+}
+
+#[test]
+fn nodes_that_all_fail_a_little_are_never_ejected() {
+    for seed in 0..SEEDS / 4 {
+        let load = Load::new(5, 500.0, 60);
+        let record = run(seed, &load, |rng, _, _| {
+            let after = rng.between(8 * MS, 12 * MS);
+            if rng.chance(0.02) { Reply::Fails { after } } else { Reply::Ok { after } }
+        });
+        assert_eq!(record.ejected_at_most, 0, "seed {seed}");
+    }
+}
