@@ -1,0 +1,305 @@
+//! The embedded registry: a directory on this machine, no server.
+//!
+//! Every instance is a file that its process holds under a lock; the kernel lets go of it when the process
+//! dies, and every reader of the directory sees that within a millisecond. One thread per backend looks at
+//! the files, and only while somebody watches; it never blocks the runtime.
+
+mod config;
+mod eyes;
+mod file_system;
+mod held;
+mod hub;
+mod look;
+mod place;
+mod process;
+mod record;
+mod records;
+mod watcher;
+
+pub use config::LocalConfig;
+
+use std::{
+    fmt, io,
+    os::unix::net::UnixStream,
+    path::Path,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+use meshwork_core::{Announcer, Backend, BoxFuture, Changes, Drive, Error, Instance, Parts, Query, Source};
+use tokio::{
+    sync::oneshot,
+    task::spawn_blocking,
+    time::{Instant, sleep_until},
+};
+
+use crate::{Driven, DriverOptions};
+
+use held::{Held, announce};
+use hub::{Hub, Topic};
+use place::Place;
+use watcher::Watcher;
+
+/// How long a record that says `leaving` stands before it is removed, so that readers see it.
+const SHOWN: Duration = Duration::from_millis(50);
+
+/// The embedded registry `local`: a directory on this machine that all processes of one user share.
+///
+/// Clones share the watch thread.
+///
+/// ```
+/// use meshwork_core::Backend;
+/// use meshwork_registry::Local;
+/// let parts = Local::new().open()?;
+/// assert!(parts.registry.is_some() && parts.discovery.is_some());
+/// # Ok::<(), meshwork_core::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct Local {
+    config: Arc<LocalConfig>,
+    place: Arc<Place>,
+    hub: Arc<Hub>,
+    /// Whoever holds it drives.
+    turn: Arc<tokio::sync::Mutex<()>>,
+}
+
+/// What a process holds for one registration: its file, and when it is due to be touched.
+#[derive(Debug)]
+pub struct LocalClaim {
+    slot: Arc<Mutex<Slot>>,
+    beat: Instant,
+}
+
+/// Where file work notes what it made. Work that goes on after its caller was cut finds here whether the
+/// claim was released meanwhile.
+#[derive(Debug, Default)]
+struct Slot {
+    held: Option<Held>,
+    released: bool,
+}
+
+impl Local {
+    /// In the default directory with default settings; see [`LocalConfig`].
+    pub fn new() -> Self {
+        Self::with_config(LocalConfig::default())
+    }
+
+    /// In `dir`, with default settings.
+    pub fn at(dir: impl AsRef<Path>) -> Self {
+        Self::with_config(LocalConfig { dir: Some(dir.as_ref().to_owned()), ..LocalConfig::default() })
+    }
+
+    /// With these settings; they are judged by `open`.
+    pub fn with_config(config: LocalConfig) -> Self {
+        let place = Arc::new(Place::new(&config));
+        Self { config: Arc::new(config), place, hub: Arc::default(), turn: Arc::default() }
+    }
+
+    /// The directory it uses.
+    pub fn dir(&self) -> &Path {
+        self.place.root()
+    }
+
+    /// Whether changes are found by looking once a second, because it was asked for or because the system
+    /// gives no inotify events; false while nothing is watched yet.
+    pub fn is_polling(&self) -> bool {
+        self.hub.is_polling()
+    }
+
+    fn env<'a>(&'a self, named: Option<&'a str>) -> &'a str {
+        named.filter(|env| !env.is_empty()).unwrap_or(&self.config.env)
+    }
+
+    /// Does file work on what `claim` notes, away from the runtime.
+    async fn work<T: Send + 'static>(
+        &self,
+        claim: &LocalClaim,
+        job: impl FnOnce(&mut Option<Held>, &Place) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let (slot, place) = (Arc::clone(&claim.slot), Arc::clone(&self.place));
+        let done = spawn_blocking(move || {
+            let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
+            if slot.released {
+                return Err(Error::unavailable("the claim was released meanwhile"));
+            }
+            job(&mut slot.held, &place)
+        });
+        done.await.unwrap_or_else(|e| Err(Error::unavailable("file work was cut").with_source(e)))
+    }
+
+    fn start_thread(&self) -> io::Result<(Running, oneshot::Receiver<()>)> {
+        let (ours, bell) = UnixStream::pair()?;
+        ours.set_nonblocking(true)?;
+        bell.set_nonblocking(true)?;
+        self.hub.hang(ours);
+        let stop = Arc::new(AtomicBool::new(false));
+        let how = (self.config.ttl, self.config.poll);
+        let watcher =
+            Watcher::new(Arc::clone(&self.hub), Arc::clone(&self.place), how, bell, Arc::clone(&stop));
+        let (alive, ended) = oneshot::channel::<()>();
+        thread::Builder::new().name("meshwork-local".to_owned()).spawn(move || {
+            let _alive = alive;
+            watcher.run();
+        })?;
+        Ok((Running { hub: Arc::clone(&self.hub), stop }, ended))
+    }
+}
+
+/// Owns the watch thread: dropping it ends the thread.
+struct Running {
+    hub: Arc<Hub>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.hub.ring();
+    }
+}
+
+// === impl Local ===
+
+impl Backend for Local {
+    fn open(&self) -> Result<Parts, Error> {
+        self.config.check()?;
+        let mut options = DriverOptions::default().with_ttl(self.config.heartbeat * 3);
+        // There is no server to spare: whoever is lost comes back at once.
+        options.healing.own_loss = Duration::from_millis(100);
+        options.healing.cap = Duration::from_secs(1);
+        let driven = Driven::new(self.clone(), options);
+        let how = if self.config.poll { ", looking once a second" } else { "" };
+        let whose = if self.config.shared { ", shared between users" } else { "" };
+        let description = format!("local directory {}{whose}{how}", self.place.root().display());
+        Ok(Parts::new(description).with_registry(driven.registry()).with_discovery(driven.discovery()))
+    }
+}
+
+impl Drive for Local {
+    fn drive(&self) -> BoxFuture<'_, Error> {
+        Box::pin(async move {
+            let _turn = self.turn.lock().await;
+            // A process that only announces needs no thread.
+            self.hub.seated().await;
+            let failed = || Error::unavailable("watching the local registry");
+            let (_running, ended) = match self.start_thread() {
+                Ok(started) => started,
+                Err(error) => {
+                    self.hub.fail(failed);
+                    return failed().with_source(error);
+                }
+            };
+            drop(ended.await);
+            self.hub.fail(failed);
+            failed()
+        })
+    }
+}
+
+impl Source for Local {
+    fn subscribe(&self, query: &Query) -> Changes {
+        let checked = query.only(&[]).and_then(|()| config::check_env(self.env(query.env())));
+        let topic = Topic { env: self.env(query.env()).into(), service: query.service().clone() };
+        let hub = Arc::clone(&self.hub);
+        Box::pin(futures_util::stream::unfold(Some(Next::Start(checked)), move |next| {
+            let (hub, topic) = (Arc::clone(&hub), topic.clone());
+            async move {
+                let seat = match next? {
+                    Next::Start(Err(error)) => return Some((Err(error), None)),
+                    Next::Start(Ok(())) => hub.join(topic),
+                    Next::Seated(seat) => seat,
+                };
+                match seat.next().await {
+                    Ok(change) => Some((Ok(change), Some(Next::Seated(seat)))),
+                    Err(error) => Some((Err(error), None)),
+                }
+            }
+        }))
+    }
+}
+
+/// How a subscription goes on.
+enum Next {
+    Start(Result<(), Error>),
+    Seated(hub::Seat),
+}
+
+impl Announcer for Local {
+    type Claim = LocalClaim;
+
+    async fn claim(&self, instance: &Instance, claim: &mut Option<LocalClaim>) -> Result<(), Error> {
+        let claim = claim.get_or_insert_with(|| LocalClaim { slot: Arc::default(), beat: Instant::now() });
+        let (env, wanted) = (self.env(Some(&instance.env)).to_owned(), instance.clone());
+        let work = self.work(claim, move |held, place| {
+            let new = announce(place, &env, &wanted, held.as_ref())?;
+            // The old one ends after the new one stands; only under another name is there still a file.
+            if let Some(old) = held.replace(new) {
+                old.remove(place);
+            }
+            Ok(())
+        });
+        work.await?;
+        claim.beat = Instant::now() + self.config.heartbeat;
+        Ok(())
+    }
+
+    async fn hold(&self, claim: &mut LocalClaim) -> Error {
+        loop {
+            sleep_until(claim.beat).await;
+            let beat = self.work(claim, |held, place| match held {
+                Some(held) => held.beat(place),
+                None => Err(Error::unavailable("nothing is announced")),
+            });
+            if let Err(error) = beat.await {
+                return error;
+            }
+            claim.beat = Instant::now() + self.config.heartbeat;
+        }
+    }
+
+    async fn update(&self, claim: &mut LocalClaim, instance: &Instance) -> Result<(), Error> {
+        let (env, wanted) = (self.env(Some(&instance.env)).to_owned(), instance.clone());
+        let work = self.work(claim, move |held, place| match held {
+            Some(held) => held.rewrite(place, &env, &wanted),
+            None => Err(Error::unavailable("nothing is announced")),
+        });
+        work.await
+    }
+
+    async fn release(&self, claim: LocalClaim) -> Result<(), Error> {
+        let (slot, place) = (claim.slot, Arc::clone(&self.place));
+        let done = spawn_blocking(move || {
+            let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
+            slot.released = true;
+            if let Some(held) = slot.held.take() {
+                thread::sleep(
+                    held.marked_since().map_or(Duration::ZERO, |since| SHOWN.saturating_sub(since)),
+                );
+                held.remove(&place);
+            }
+        });
+        done.await.map_err(|e| Error::unavailable("removing a record was cut").with_source(e))
+    }
+}
+
+impl Default for Local {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl From<LocalConfig> for Local {
+    fn from(config: LocalConfig) -> Self {
+        Self::with_config(config)
+    }
+}
+
+impl fmt::Debug for Local {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Local").field("dir", &self.place.root()).field("config", &self.config).finish()
+    }
+}
