@@ -1,0 +1,110 @@
+//! The announcing side of a memory registry.
+
+use std::sync::Arc;
+
+use meshwork_core::{Announcer, Error, Instance, InstanceId};
+use tokio::time::{self, Instant};
+
+use super::{Memory, SILENCE};
+
+/// What a memory registry holds for one registration.
+#[derive(Debug)]
+pub struct Lease {
+    number: u64,
+    written: Arc<Instance>,
+}
+
+impl Announcer for Memory {
+    type Claim = Lease;
+
+    async fn claim(&self, instance: &Instance, claim: &mut Option<Lease>) -> Result<(), Error> {
+        let written = Arc::new(instance.clone());
+        let noted = claim
+            .get_or_insert_with(|| Lease { number: self.store.new_lease(), written: Arc::clone(&written) });
+        self.answer("claiming", &instance.id).await?;
+        if !self.store.has_lease(noted.number) {
+            // A lease that ran out is never granted again: whatever was under it is gone.
+            self.store.revoke(noted.number);
+            noted.number = self.store.new_lease();
+            self.store.grant(noted.number);
+        }
+        noted.written = written;
+        self.store.put(&noted.written, noted.number)?;
+        self.late().await;
+        Ok(())
+    }
+
+    async fn hold(&self, claim: &mut Lease) -> Error {
+        let mut ticks = self.store.ticks();
+        let id = &claim.written.id;
+        let mut silent = None;
+        loop {
+            ticks.borrow_and_update();
+            let faults = self.store.faults();
+            if faults.failing {
+                return unavailable("holding", id, "the memory registry fails by order");
+            }
+            if faults.partitioned || self.store.is_dead(id) {
+                let since = *silent.get_or_insert_with(Instant::now);
+                if time::timeout_at(since + SILENCE, ticks.changed()).await.is_err() {
+                    return unavailable("holding", id, "the memory registry does not answer by order");
+                }
+                continue;
+            }
+            silent = None;
+            match self.store.own(&claim.written.service, id) {
+                Some((standing, lease)) if standing == claim.written && lease == Some(claim.number) => {}
+                Some(_) => return unavailable("holding", id, "its record was changed by somebody else"),
+                None => return unavailable("holding", id, "its record is gone"),
+            }
+            // The store lives as long as this registry: its ticks never end.
+            let _ = ticks.changed().await;
+        }
+    }
+
+    async fn update(&self, claim: &mut Lease, instance: &Instance) -> Result<(), Error> {
+        self.answer("updating", &instance.id).await?;
+        let written = Arc::new(instance.clone());
+        self.store.put(&written, claim.number)?;
+        claim.written = written;
+        self.late().await;
+        Ok(())
+    }
+
+    async fn release(&self, claim: Lease) -> Result<(), Error> {
+        self.answer("releasing", &claim.written.id).await?;
+        self.store.revoke(claim.number);
+        self.late().await;
+        Ok(())
+    }
+}
+
+impl Memory {
+    /// Waits until the registry answers at all.
+    async fn answer(&self, doing: &str, id: &InstanceId) -> Result<(), Error> {
+        let mut ticks = self.store.ticks();
+        loop {
+            ticks.borrow_and_update();
+            let faults = self.store.faults();
+            if faults.failing {
+                return Err(unavailable(doing, id, "the memory registry fails by order"));
+            }
+            if !faults.partitioned && !self.store.is_dead(id) {
+                return Ok(());
+            }
+            // As in `hold`. The drivers put an end to the wait.
+            let _ = ticks.changed().await;
+        }
+    }
+
+    async fn late(&self) {
+        let lag = self.store.faults().lag;
+        if !lag.is_zero() {
+            time::sleep(lag).await;
+        }
+    }
+}
+
+fn unavailable(doing: &str, id: &InstanceId, why: &'static str) -> Error {
+    Error::unavailable(format!("{doing} `{id}`")).with_source(why)
+}
