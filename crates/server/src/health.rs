@@ -77,6 +77,16 @@ impl Health {
         self.0.borrow().missing.iter().map(|part| part.to_string()).collect()
     }
 
+    /// Waits until every named part is ready.
+    ///
+    /// # Cancel safety
+    /// Dropping the future loses nothing.
+    pub async fn parts_ready(&self) {
+        // The sender lives in `self`, so the channel cannot close meanwhile.
+        let mut state = self.0.subscribe();
+        let _ready = state.wait_for(|state| state.missing.is_empty()).await;
+    }
+
     /// Makes a gRPC service known as serving unless somebody has set it before.
     pub(crate) fn know_service(&self, name: &str) {
         self.0.send_if_modified(|state| {
