@@ -154,10 +154,9 @@ impl Drop for Io {
         if self.over || self.conn.shared.stage() == Stage::Cut {
             return;
         }
-        let quiet = match self.conn.kind() {
-            CutKind::Http2 => LINGER,
-            CutKind::Http1 | CutKind::Silent | CutKind::Upgraded => LINGER_QUIET,
-        };
+        // Requests of an HTTP/2 peer may be long on their way; elsewhere an answer ends the conversation.
+        let http2 = self.conn.kind() == CutKind::Http2 && self.conn.started.load(Relaxed) > 0;
+        let quiet = if http2 { LINGER } else { LINGER_QUIET };
         // Owned by nobody but its own limit; the drain waits for it through `counted`.
         if let Ok(runtime) = Handle::try_current() {
             runtime.spawn(linger(stream, quiet, counted));

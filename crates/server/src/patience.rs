@@ -57,7 +57,12 @@ impl Patience {
 
     /// When to look for the first time.
     pub(crate) fn first_look(&self, conn: &Conn) -> Instant {
-        conn.opened + self.first_request
+        conn.opened + self.first_request.min(self.step())
+    }
+
+    /// The time between two looks.
+    fn step(&self) -> Duration {
+        (self.head / 2).min(self.idle).max(Duration::from_millis(1))
     }
 
     /// The drain begins; says when to look.
@@ -79,9 +84,16 @@ impl Patience {
             // From here on pings decide.
             return Verdict::Wait(now + Duration::from_secs(24 * 3600));
         }
-        let step = (self.head / 2).min(self.idle).max(Duration::from_millis(1));
+        let next = now + self.step();
         match self.state {
-            State::New if started == 0 => return Verdict::Close("no request came"),
+            State::New if started == 0 => {
+                let end = conn.opened + self.first_request;
+                return if now >= end {
+                    Verdict::Close("no request came")
+                } else {
+                    Verdict::Wait(end.min(next))
+                };
+            }
             State::Idle { started: before, since, received: then } if !busy && before == started => {
                 if received != then {
                     self.state = State::Head { since, started };
@@ -97,7 +109,7 @@ impl Patience {
             _ if busy => self.state = State::Busy,
             _ => self.state = State::Idle { since: now, started, received },
         }
-        Verdict::Wait(now + step)
+        Verdict::Wait(next)
     }
 
     fn look_after_goodbye(

@@ -63,9 +63,11 @@ impl ServerStreamingService<Text> for Echo {
             "hang" => Box::pin(stream::iter([Ok(text("first"))]).chain(stream::pending())),
             // Each item is made while the body is polled.
             "context" => Box::pin(stream::iter(0..3).map(|_| Ok(text(describe(&Context::current()))))),
-            "panic" => {
-                Box::pin(stream::iter(0..2).map(|i| if i == 0 { Ok(text("first")) } else { panic!() }))
-            }
+            // The pause lets the first message leave.
+            "panic" => Box::pin(stream::iter([Ok(text("first"))]).chain(stream::once(async {
+                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+                panic!("asked to")
+            }))),
             _ => Box::pin(stream::iter(said.split(' ').map(|t| Ok(text(t))).collect::<Vec<_>>())),
         };
         Box::pin(async move { Ok(Response::new(stream)) })
