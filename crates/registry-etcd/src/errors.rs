@@ -1,0 +1,131 @@
+//! What etcd and the transport answer, as the registry contract's errors.
+
+use std::{error, fmt, sync::Arc};
+
+use meshwork_core::{BoxError, Error, ErrorChain, ErrorKind};
+use tonic::{Code, Status};
+
+/// A status whose text is its message alone.
+#[derive(Debug)]
+struct Answer(Status);
+
+impl fmt::Display for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.message().is_empty() {
+            return f.write_str(self.0.code().description());
+        }
+        f.write_str(self.0.message())
+    }
+}
+
+impl error::Error for Answer {
+    fn source(&self) -> Option<&(dyn error::Error + 'static)> {
+        self.0.source()
+    }
+}
+
+/// The error of an attempt: `context` says what was attempted.
+pub(crate) fn of(context: impl Into<Box<str>>, cause: etcd_client::Error) -> Error {
+    let kind = kind(&cause);
+    let source: BoxError = match cause {
+        etcd_client::Error::GRpcStatus(status) => Box::new(Answer(status)),
+        other => Box::new(other),
+    };
+    Error::new(kind, context).with_source(source)
+}
+
+/// A second error of the same kind, for another who met the same fault.
+pub(crate) fn again(context: impl Into<Box<str>>, cause: &Arc<Error>) -> Error {
+    Error::new(cause.kind(), context).with_source(Arc::clone(cause))
+}
+
+/// The whole chain of `error` as one line, where it cannot be handed on itself.
+pub(crate) fn echo(error: &Error) -> Error {
+    Error::new(error.kind(), ErrorChain(error).to_string())
+}
+
+fn kind(cause: &etcd_client::Error) -> ErrorKind {
+    match cause {
+        etcd_client::Error::GRpcStatus(status) => match status.code() {
+            Code::PermissionDenied | Code::Unauthenticated => ErrorKind::Denied,
+            Code::InvalidArgument => ErrorKind::Invalid,
+            Code::Unimplemented => ErrorKind::Protocol,
+            _ if speaks_no_http2(status) => ErrorKind::Protocol,
+            _ => ErrorKind::Unavailable,
+        },
+        etcd_client::Error::InvalidArgs(_) | etcd_client::Error::InvalidUri(_) => ErrorKind::Invalid,
+        _ => ErrorKind::Unavailable,
+    }
+}
+
+/// Whether the other side answered bytes that are no HTTP/2 at all: not an etcd.
+fn speaks_no_http2(status: &Status) -> bool {
+    let mut next = error::Error::source(status);
+    while let Some(cause) = next {
+        if let Some(h2) = cause.downcast_ref::<h2::Error>() {
+            return h2.is_library()
+                && matches!(h2.reason(), Some(h2::Reason::FRAME_SIZE_ERROR | h2::Reason::PROTOCOL_ERROR));
+        }
+        next = cause.source();
+    }
+    false
+}
+
+fn code(cause: &etcd_client::Error) -> Option<Code> {
+    match cause {
+        etcd_client::Error::GRpcStatus(status) => Some(status.code()),
+        _ => None,
+    }
+}
+
+/// Whether etcd says that the lease does not exist (any more).
+pub(crate) fn is_lease_gone(cause: &etcd_client::Error) -> bool {
+    code(cause) == Some(Code::NotFound)
+}
+
+/// Whether the range is compacted, or an answer was larger than we take: a list starts over, smaller.
+pub(crate) fn is_out_of_range(cause: &etcd_client::Error) -> bool {
+    code(cause) == Some(Code::OutOfRange)
+}
+
+/// Whether another member may answer better.
+pub(crate) fn is_worth_another_member(cause: &etcd_client::Error) -> bool {
+    match cause {
+        etcd_client::Error::GRpcStatus(status) => matches!(
+            status.code(),
+            Code::Unavailable | Code::Unknown | Code::Cancelled | Code::DeadlineExceeded | Code::Internal
+        ),
+        etcd_client::Error::TransportError(_) | etcd_client::Error::IoError(_) => true,
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(code: Code, message: &str) -> etcd_client::Error {
+        etcd_client::Error::GRpcStatus(Status::new(code, message))
+    }
+
+    #[test]
+    fn kinds_are_by_code() {
+        for (code, kind) in [
+            (Code::PermissionDenied, ErrorKind::Denied),
+            (Code::Unauthenticated, ErrorKind::Denied),
+            (Code::InvalidArgument, ErrorKind::Invalid),
+            (Code::Unimplemented, ErrorKind::Protocol),
+            (Code::Unavailable, ErrorKind::Unavailable),
+            (Code::ResourceExhausted, ErrorKind::Unavailable),
+        ] {
+            assert_eq!(of("x", told(code, "")).kind(), kind, "{code:?}");
+        }
+    }
+
+    #[test]
+    fn the_chain_is_one_short_line() {
+        let error = of("listing `users`", told(Code::Unavailable, "etcdserver: no leader"));
+        assert_eq!(ErrorChain(&error).to_string(), "listing `users`: etcdserver: no leader");
+        assert_eq!(echo(&error).to_string(), "listing `users`: etcdserver: no leader");
+    }
+}

@@ -1,0 +1,153 @@
+//! The backend as an application writes it down.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use meshwork_core::{Backend, Dialect, Error, Native, Parts};
+use meshwork_registry::{Driven, DriverOptions};
+
+use crate::{
+    config::{self, EtcdConfig},
+    hub::Hub,
+    keys::Keys,
+};
+
+/// An etcd cluster as registry.
+///
+/// ```
+/// use meshwork_core::Backend;
+/// use meshwork_registry_etcd::Etcd;
+///
+/// let etcd = Etcd::new(["http://127.0.0.1:2379"]).with_env("prod");
+/// let parts = etcd.open()?;                       // no I/O yet
+/// assert!(parts.registry.is_some() && parts.discovery.is_some());
+/// # Ok::<(), meshwork_core::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct Etcd {
+    config: EtcdConfig,
+    env: Box<str>,
+    also_written: Vec<Arc<dyn Dialect>>,
+}
+
+impl Etcd {
+    /// The cluster with these members, `http://host:port` each; several are used one at a time, the next
+    /// when one fails.
+    pub fn new<E: Into<String>>(endpoints: impl IntoIterator<Item = E>) -> Self {
+        let endpoints = endpoints.into_iter().map(Into::into).collect();
+        EtcdConfig { endpoints, ..EtcdConfig::default() }.into()
+    }
+
+    /// What all keys begin with. Default: `meshwork`.
+    #[must_use]
+    pub fn with_prefix(mut self, prefix: impl Into<String>) -> Self {
+        self.config.prefix = prefix.into();
+        self
+    }
+
+    /// The environment whose instances are found, and in which those are announced that name none.
+    /// Default: `dev`.
+    #[must_use]
+    pub fn with_env(mut self, env: impl Into<Box<str>>) -> Self {
+        self.env = env.into();
+        self
+    }
+
+    /// How long a dead instance stays listed at most; whole seconds, rounded up, 2 s to 1 h. Default: 15 s.
+    #[must_use]
+    pub fn with_lease_ttl(mut self, ttl: Duration) -> Self {
+        self.config.lease_ttl = ttl;
+        self
+    }
+
+    /// The longest that one operation may take, with all attempts; 100 ms to 1 min. Default: 3 s. An
+    /// attempt timeout above it comes down with it.
+    #[must_use]
+    pub fn with_request_timeout(mut self, timeout: Duration) -> Self {
+        self.config.request_timeout = timeout;
+        self.config.attempt_timeout = self.config.attempt_timeout.min(timeout);
+        self
+    }
+
+    /// The longest that one attempt at one member may take. Default: 2 s.
+    #[must_use]
+    pub fn with_attempt_timeout(mut self, timeout: Duration) -> Self {
+        self.config.attempt_timeout = timeout;
+        self
+    }
+
+    /// How often everything is read again and compared, give or take a third; 1 s to 1 day. Default: 7 min.
+    #[must_use]
+    pub fn with_relist_every(mut self, every: Duration) -> Self {
+        self.config.relist_every = every;
+        self
+    }
+
+    /// Also uses the addresses that the members advertise, read once a minute. Default: off.
+    #[must_use]
+    pub fn with_synced_members(mut self) -> Self {
+        self.config.sync_members = true;
+        self
+    }
+
+    /// Also writes the records of this dialect, in the same transaction and under the same lease. What is
+    /// read stays our own.
+    #[must_use]
+    pub fn also_writing(mut self, dialect: impl Dialect) -> Self {
+        self.also_written.push(Arc::new(dialect));
+        self
+    }
+
+    /// Its settings.
+    pub fn config(&self) -> &EtcdConfig {
+        &self.config
+    }
+}
+
+impl From<EtcdConfig> for Etcd {
+    fn from(config: EtcdConfig) -> Self {
+        Self { config, env: "dev".into(), also_written: Vec::new() }
+    }
+}
+
+impl Backend for Etcd {
+    fn open(&self) -> Result<Parts, Error> {
+        self.config.check()?;
+        config::environment(&self.env)?;
+        let mut dialects: Vec<Arc<dyn Dialect>> = vec![Arc::new(Native::new(&self.config.prefix)?)];
+        dialects.extend(self.also_written.iter().cloned());
+        let keys = Keys { env: self.env.clone(), dialects };
+        let ttl = Duration::from_secs(self.config.ttl_seconds().unsigned_abs());
+        let mut options = DriverOptions::default().with_ttl(ttl);
+        options.request_timeout = self.config.request_timeout;
+        // Leases live only while there is a link: it must be tried more often than they end.
+        options.healing.cap = (ttl / 4).min(options.healing.cap);
+        let prefix = self.config.prefix.trim_matches('/');
+        let description = format!("etcd {} /{prefix}/{}/", self.config.endpoints.join(","), self.env);
+        let driven = Driven::new(Hub::new(self.config.clone(), keys)?, options);
+        Ok(Parts::new(description).with_registry(driven.registry()).with_discovery(driven.discovery()))
+    }
+}
+
+impl fmt::Debug for Etcd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Etcd").field("config", &self.config).field("env", &self.env).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use meshwork_core::ErrorKind;
+
+    use super::*;
+
+    #[test]
+    fn opening_judges_the_settings_and_does_nothing_else() {
+        let parts = Etcd::new(["127.0.0.1:1"]).with_env("prod").open().unwrap();
+        assert_eq!(&*parts.description, "etcd 127.0.0.1:1 /meshwork/prod/");
+        let refused = |etcd: Etcd| etcd.open().err().map(|e| e.kind());
+        assert_eq!(refused(Etcd::new(Vec::<String>::new())), Some(ErrorKind::Invalid));
+        assert_eq!(refused(Etcd::new(["a:1"]).with_env("a/b")), Some(ErrorKind::Invalid));
+        assert_eq!(refused(Etcd::new(["a:1"]).with_prefix("..")), Some(ErrorKind::Invalid));
+        assert_eq!(refused(Etcd::new(["https://a:1"])), Some(ErrorKind::Unsupported));
+    }
+}

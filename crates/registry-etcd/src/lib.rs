@@ -1,0 +1,31 @@
+//! The etcd registry of Meshwork: instances as records under leases, found by a list and a watch.
+//!
+//! [`Etcd`] is what `App::with_registry` takes; [`EtcdConfig`] is its table in a configuration file. One
+//! value holds one connection, one watch stream and one keep-alive stream, however many services it
+//! finds and announces. Retry, sharing and staleness are the drivers' of `meshwork-registry`.
+//!
+//! Building it needs `protoc`, as `etcd-client` does: set `PROTOC` or install `protobuf-compiler`.
+#![deny(missing_docs)]
+
+mod announcer;
+mod claim;
+mod config;
+mod durations;
+mod errors;
+mod etcd;
+mod hub;
+mod keeper;
+mod keys;
+mod link;
+mod listing;
+mod members;
+mod random;
+mod record;
+mod resume;
+mod source;
+mod store;
+mod taps;
+mod watching;
+
+pub use config::EtcdConfig;
+pub use etcd::Etcd;

@@ -1,0 +1,315 @@
+//! The members of one etcd cluster, and the one of them that is used.
+//!
+//! Every request goes to one member until it fails or stays silent for the attempt timeout; then all
+//! others are asked, one after the other a moment apart, and the first that answers a linearizable read
+//! takes over. Each answer must come from the cluster that answered first.
+
+use std::{
+    collections::VecDeque,
+    fmt,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use etcd_client::{
+    GetOptions, GetResponse, LeaseGrantResponse, LeaseRevokeResponse, LeaseTimeToLiveResponse,
+    MemberListResponse, ResponseHeader, TxnResponse,
+};
+use futures_util::{StreamExt, stream::FuturesUnordered};
+use meshwork_core::{Error, ErrorKind};
+use tokio::{sync, time, time::Instant};
+
+use crate::{
+    config::{EtcdConfig, address},
+    errors,
+    link::Link,
+    random,
+};
+
+/// The next member is asked when the one before has not answered for this long.
+const STAGGER: Duration = Duration::from_millis(250);
+
+/// An answer that tells which cluster gave it, and at which revision.
+pub(crate) trait Headed {
+    fn header(&self) -> Option<&ResponseHeader>;
+}
+
+macro_rules! headed {
+    ($($answer:ty),*) => { $(impl Headed for $answer {
+        fn header(&self) -> Option<&ResponseHeader> {
+            self.header()
+        }
+    })* };
+}
+headed!(
+    GetResponse,
+    LeaseGrantResponse,
+    LeaseRevokeResponse,
+    LeaseTimeToLiveResponse,
+    MemberListResponse,
+    TxnResponse
+);
+
+/// Why a call has no answer.
+pub(crate) enum Failure {
+    /// etcd itself refused: worth a look at its reason.
+    Refused(etcd_client::Error),
+    /// No member answered, or not as one may.
+    Unanswered(Error),
+}
+
+impl Failure {
+    pub(crate) fn into_error(self, context: impl Into<Box<str>>) -> Error {
+        match self {
+            Self::Refused(cause) => errors::of(context, cause),
+            Self::Unanswered(error) => Error::new(error.kind(), context).with_source(error),
+        }
+    }
+}
+
+/// The members and the link in use.
+pub(crate) struct Members {
+    addresses: Mutex<Vec<Box<str>>>,
+    configured: Vec<Box<str>>,
+    probe_key: Box<str>,
+    attempt_timeout: Duration,
+    request_timeout: Duration,
+    /// 0 until the first answer.
+    cluster: AtomicU64,
+    state: sync::Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    link: Option<Arc<Link>>,
+    /// When the last search found nobody, and why: whoever waited for it shares the answer.
+    failed: Option<(Instant, Arc<Error>)>,
+}
+
+impl Members {
+    pub(crate) fn new(config: &EtcdConfig) -> Result<Self, Error> {
+        let mut addresses = Vec::with_capacity(config.endpoints.len());
+        for endpoint in &config.endpoints {
+            let address = address(endpoint)?.into_boxed_str();
+            if !addresses.contains(&address) {
+                addresses.push(address);
+            }
+        }
+        // A process begins at a member of its own choice, so that many spread over all.
+        let first = random::number() as usize % addresses.len().max(1);
+        addresses.rotate_left(first);
+        Ok(Self {
+            configured: addresses.clone(),
+            addresses: Mutex::new(addresses),
+            probe_key: format!("/{}/", config.prefix.trim_matches('/')).into(),
+            attempt_timeout: config.attempt_timeout,
+            request_timeout: config.request_timeout,
+            cluster: AtomicU64::new(0),
+            state: sync::Mutex::default(),
+        })
+    }
+
+    /// The longest that one attempt may take.
+    pub(crate) fn attempt_timeout(&self) -> Duration {
+        self.attempt_timeout
+    }
+
+    /// The longest that one operation may take.
+    pub(crate) fn request_timeout(&self) -> Duration {
+        self.request_timeout
+    }
+
+    /// Sends one request, and again to another member when the first one stays silent or fails, within
+    /// the request timeout. Only for requests that may arrive twice.
+    pub(crate) async fn call<T: Headed, F: Future<Output = Result<T, etcd_client::Error>>>(
+        &self,
+        send: impl Fn(&Link) -> F,
+    ) -> Result<T, Failure> {
+        self.call_within(self.attempt_timeout, self.request_timeout, send).await
+    }
+
+    /// The same with a patience of its own.
+    pub(crate) async fn call_within<T: Headed, F: Future<Output = Result<T, etcd_client::Error>>>(
+        &self,
+        attempt: Duration,
+        all: Duration,
+        send: impl Fn(&Link) -> F,
+    ) -> Result<T, Failure> {
+        let deadline = Instant::now() + all;
+        let mut last = None;
+        for _ in 0..3 {
+            let link = match time::timeout_at(deadline, self.link()).await {
+                Err(_elapsed) => break,
+                Ok(link) => link.map_err(Failure::Unanswered)?,
+            };
+            match time::timeout_at(deadline, self.try_once(&link, attempt, &send)).await {
+                Err(_elapsed) => break,
+                Ok(Err(Failure::Unanswered(error))) if error.kind().is_transient() => last = Some(error),
+                Ok(answer) => return answer,
+            }
+        }
+        Err(Failure::Unanswered(last.unwrap_or_else(|| silent(all))))
+    }
+
+    /// Sends one request once: for what must not arrive twice.
+    pub(crate) async fn once<T: Headed, F: Future<Output = Result<T, etcd_client::Error>>>(
+        &self,
+        send: impl Fn(&Link) -> F,
+    ) -> Result<T, Failure> {
+        let link = self.link().await.map_err(Failure::Unanswered)?;
+        self.try_once(&link, self.attempt_timeout, &send).await
+    }
+
+    async fn try_once<T: Headed, F: Future<Output = Result<T, etcd_client::Error>>>(
+        &self,
+        link: &Link,
+        attempt: Duration,
+        send: &impl Fn(&Link) -> F,
+    ) -> Result<T, Failure> {
+        match time::timeout(attempt, send(link)).await {
+            Ok(Ok(answer)) => {
+                self.check(answer.header()).map_err(Failure::Unanswered).inspect_err(|_| link.suspect())?;
+                Ok(answer)
+            }
+            Ok(Err(cause)) if errors::is_worth_another_member(&cause) => {
+                link.suspect();
+                Err(Failure::Unanswered(errors::of(format!("asking {}", link.address), cause)))
+            }
+            Ok(Err(cause)) => Err(Failure::Refused(cause)),
+            Err(_elapsed) => {
+                link.suspect();
+                Err(Failure::Unanswered(silent_member(&link.address, attempt)))
+            }
+        }
+    }
+
+    /// The link in use; searches for one when there is none or the last one is suspected.
+    pub(crate) async fn link(&self) -> Result<Arc<Link>, Error> {
+        let asked = Instant::now();
+        let mut state = self.state.lock().await;
+        let mut avoid = None;
+        if let Some(link) = &state.link {
+            if !link.is_suspected() {
+                return Ok(Arc::clone(link));
+            }
+            avoid = Some(link.address.clone());
+        }
+        if let Some((at, error)) = &state.failed {
+            if *at >= asked {
+                return Err(errors::echo(error));
+            }
+        }
+        match self.search(avoid.as_deref()).await {
+            Ok(link) => {
+                tracing::debug!(member = %link.address, "etcd member in use");
+                let link = Arc::new(link);
+                *state = State { link: Some(Arc::clone(&link)), failed: None };
+                Ok(link)
+            }
+            Err(error) => {
+                let error = Arc::new(error);
+                state.failed = Some((Instant::now(), Arc::clone(&error)));
+                Err(errors::again("no etcd member can be used", &error))
+            }
+        }
+    }
+
+    /// The first member that answers a linearizable read, `avoid` asked last.
+    async fn search(&self, avoid: Option<&str>) -> Result<Link, Error> {
+        let mut waiting: VecDeque<Box<str>> = self.lock_addresses().iter().cloned().collect();
+        if let Some(at) = waiting.iter().position(|address| Some(&**address) == avoid) {
+            let last = waiting.remove(at).expect("invariant: the position was just found");
+            waiting.push_back(last);
+        }
+        let mut asked = FuturesUnordered::new();
+        let mut worst: Option<Error> = None;
+        loop {
+            if let Some(next) = waiting.pop_front() {
+                asked.push(self.probe(next));
+            } else if asked.is_empty() {
+                return Err(worst.unwrap_or_else(|| Error::invalid("etcd has no endpoints")));
+            }
+            let pause = async {
+                if waiting.is_empty() { std::future::pending().await } else { time::sleep(STAGGER).await }
+            };
+            tokio::select! {
+                Some(answer) = asked.next() => match answer {
+                    Ok(link) => return Ok(link),
+                    // What waiting cannot mend says more than what it can.
+                    Err(error) if worst.as_ref().is_none_or(|e| e.kind().is_transient()) => worst = Some(error),
+                    Err(_) => {}
+                },
+                () = pause => {}
+            }
+        }
+    }
+
+    async fn probe(&self, address: Box<str>) -> Result<Link, Error> {
+        let link = Link::new(&address, self.attempt_timeout).await?;
+        let mut kv = link.kv.clone();
+        let options = GetOptions::new().with_keys_only();
+        match time::timeout(self.attempt_timeout, kv.get(&*self.probe_key, Some(options))).await {
+            Ok(Ok(answer)) => self.check(answer.header()).map(|_| link),
+            Ok(Err(cause)) => Err(errors::of(format!("asking {address}"), cause)),
+            Err(_elapsed) => Err(silent_member(&address, self.attempt_timeout)),
+        }
+    }
+
+    /// The revision that an answer names, if it came from the cluster that answered first.
+    pub(crate) fn check(&self, header: Option<&ResponseHeader>) -> Result<i64, Error> {
+        let protocol = |text: String| Error::new(ErrorKind::Protocol, text);
+        let header = header.ok_or_else(|| protocol("etcd answered without a header".to_owned()))?;
+        let (cluster, mine) = (header.cluster_id(), &self.cluster);
+        let known = match mine.compare_exchange(0, cluster, Ordering::AcqRel, Ordering::Acquire) {
+            Ok(_) => cluster,
+            Err(known) => known,
+        };
+        if known != cluster {
+            let text = format!("etcd cluster {cluster:x} answered where {known:x} did before");
+            return Err(protocol(text));
+        }
+        Ok(header.revision())
+    }
+
+    /// Takes the addresses that the members advertise beside the configured ones.
+    pub(crate) async fn sync(&self) -> Result<(), Failure> {
+        let list = self
+            .call(|link| {
+                let mut cluster = link.cluster.clone();
+                async move { cluster.member_list().await }
+            })
+            .await?;
+        let advertised = list.members().iter().filter(|member| !member.is_learner());
+        let mut addresses = self.configured.clone();
+        for url in advertised.flat_map(|member| member.client_urls()) {
+            if let Ok(address) = address(url) {
+                if !addresses.iter().any(|known| **known == *address) {
+                    addresses.push(address.into());
+                }
+            }
+        }
+        *self.lock_addresses() = addresses;
+        Ok(())
+    }
+
+    fn lock_addresses(&self) -> std::sync::MutexGuard<'_, Vec<Box<str>>> {
+        self.addresses.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Members {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Members").field("addresses", &*self.lock_addresses()).finish_non_exhaustive()
+    }
+}
+
+fn silent(patience: Duration) -> Error {
+    Error::unavailable(format!("no etcd member answered within {patience:?}"))
+}
+
+fn silent_member(address: &str, patience: Duration) -> Error {
+    Error::unavailable(format!("{address} did not answer within {patience:?}"))
+}

@@ -1,0 +1,185 @@
+//! The one watch stream of a backend: creates and cancels the watches of all taps and hands out what
+//! comes. It asks for progress as a sign of life; a stream that is silent for too long is cut.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use etcd_client::{
+    WatchOptions, WatchRequestSender, WatchResponse, WatchResponseStream, proto::PbWatchResponse,
+};
+use meshwork_core::{Error, ErrorKind};
+use tokio::{time, time::Instant};
+
+use crate::{
+    errors,
+    link::Link,
+    members::Members,
+    record::Event,
+    taps::{Range, Taps, Told, Wanted},
+};
+
+/// A stream without event, progress or any other message for this long is cut.
+const SILENCE: Duration = Duration::from_secs(10);
+/// How often progress is asked for.
+const ASK_EVERY: Duration = Duration::from_secs(3);
+/// The watch id of what is told to all watches of a stream.
+const ALL: i64 = -1;
+
+/// Runs the stream over `link` until that fails. Opens it with the first tap.
+///
+/// # Cancel safety
+/// May be dropped at any await; the taps must be cut then.
+pub(crate) async fn run(taps: &Taps, link: &Link, members: &Members) -> Error {
+    let first = loop {
+        match taps.next_wanted() {
+            Some(wanted) => break wanted,
+            None => taps.changed().await,
+        }
+    };
+    match open(&first, link, members).await {
+        Ok((sender, answers)) => {
+            let creating = VecDeque::from([first.id]);
+            Stream { taps, link, members, sender, creating, parts: HashMap::new() }.run(answers).await
+        }
+        Err(error) => error,
+    }
+}
+
+async fn open(
+    first: &Wanted,
+    link: &Link,
+    members: &Members,
+) -> Result<(WatchRequestSender, WatchResponseStream), Error> {
+    let context = || format!("opening a watch stream at {}", link.address);
+    let (mut client, (key, options)) = (link.watch.clone(), options(first));
+    let opened = time::timeout(members.attempt_timeout(), client.watch(key, Some(options))).await;
+    let stream = opened.map_err(|_elapsed| Error::unavailable(context()))?;
+    Ok(stream.map_err(|e| errors::of(context(), e))?.split())
+}
+
+fn options(wanted: &Wanted) -> (String, WatchOptions) {
+    let options =
+        WatchOptions::new().with_watch_id(wanted.id).with_start_revision(wanted.from).with_fragment();
+    match &wanted.range {
+        Range::Prefix(prefix) => (prefix.to_string(), options.with_prefix()),
+        Range::Key(key) => (key.to_string(), options),
+    }
+}
+
+struct Stream<'a> {
+    taps: &'a Taps,
+    link: &'a Link,
+    members: &'a Members,
+    sender: WatchRequestSender,
+    /// The watches that were sent and not yet answered. etcd answers them in order; a refusal does not
+    /// say which one it means.
+    creating: VecDeque<i64>,
+    /// Events of a revision that was too large for one message, until its last part is here.
+    parts: HashMap<i64, Vec<Event>>,
+}
+
+impl Stream<'_> {
+    async fn run(mut self, mut answers: WatchResponseStream) -> Error {
+        let (mut heard, mut ask) = (Instant::now(), Instant::now() + ASK_EVERY);
+        loop {
+            tokio::select! {
+                answer = answers.message() => {
+                    heard = Instant::now();
+                    if let Err(error) = self.answered(answer) {
+                        return error;
+                    }
+                }
+                () = self.taps.changed() => {
+                    if let Err(error) = self.send_wishes().await {
+                        return error;
+                    }
+                }
+                () = time::sleep_until(ask) => {
+                    ask = Instant::now() + ASK_EVERY;
+                    if self.taps.is_idle() {
+                        // etcd has nothing to answer about; pings still watch the connection.
+                        heard = Instant::now();
+                    } else if let Err(error) = self.ask_for_progress().await {
+                        return error;
+                    }
+                }
+                () = time::sleep_until(heard + SILENCE) => {
+                    let text = format!("the watch stream of {} was silent for {SILENCE:?}", self.link.address);
+                    return Error::unavailable(text);
+                }
+            }
+        }
+    }
+
+    async fn send_wishes(&mut self) -> Result<(), Error> {
+        while let Some(id) = self.taps.next_dropped() {
+            self.parts.remove(&id);
+            let sent = time::timeout(self.members.attempt_timeout(), self.sender.cancel(id)).await;
+            self.sent(sent)?;
+        }
+        while let Some(wanted) = self.taps.next_wanted() {
+            let (key, options) = options(&wanted);
+            let sent =
+                time::timeout(self.members.attempt_timeout(), self.sender.watch(key, Some(options))).await;
+            self.sent(sent)?;
+            self.creating.push_back(wanted.id);
+        }
+        Ok(())
+    }
+
+    async fn ask_for_progress(&mut self) -> Result<(), Error> {
+        let sent = time::timeout(self.members.attempt_timeout(), self.sender.request_progress()).await;
+        self.sent(sent)
+    }
+
+    fn sent(&self, sent: Result<Result<(), etcd_client::Error>, time::error::Elapsed>) -> Result<(), Error> {
+        let context = || format!("sending on the watch stream of {}", self.link.address);
+        sent.map_err(|_elapsed| Error::unavailable(context()))?.map_err(|e| errors::of(context(), e))
+    }
+
+    fn answered(&mut self, answer: Result<Option<WatchResponse>, etcd_client::Error>) -> Result<(), Error> {
+        let context = || format!("watching at {}", self.link.address);
+        let answer = answer
+            .map_err(|e| errors::of(context(), e))?
+            .ok_or_else(|| Error::unavailable(format!("{}: the stream ended", context())))?;
+        let revision = self.members.check(answer.header())?;
+        self.dispatch(answer.0, revision);
+        Ok(())
+    }
+
+    fn dispatch(&mut self, answer: PbWatchResponse, revision: i64) {
+        let asked = if answer.created { self.creating.pop_front() } else { None };
+        let id = if answer.watch_id == ALL { asked.unwrap_or(ALL) } else { answer.watch_id };
+        if answer.canceled {
+            self.parts.remove(&id);
+            let told = match answer.compact_revision {
+                0 => Told::Cut(Arc::new(refused(&answer.cancel_reason, self.link))),
+                _ => Told::Compacted,
+            };
+            return self.taps.tell(id, told);
+        }
+        if answer.created {
+            return self.taps.tell(id, Told::Created { revision });
+        }
+        if answer.events.is_empty() {
+            return match id {
+                ALL => self.taps.tell_progress(revision),
+                id => self.taps.tell(id, Told::Progress { revision }),
+            };
+        }
+        let parts = self.parts.entry(id).or_default();
+        parts.extend(answer.events.into_iter().filter_map(Event::read));
+        if !answer.fragment {
+            let events = self.parts.remove(&id).unwrap_or_default();
+            self.taps.tell(id, Told::Events(events));
+        }
+    }
+}
+
+fn refused(reason: &str, link: &Link) -> Error {
+    let kind = if reason.is_empty() { ErrorKind::Unavailable } else { ErrorKind::Denied };
+    Error::new(kind, format!("{} cancelled a watch", link.address)).with_source(reason)
+}
