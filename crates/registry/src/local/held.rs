@@ -11,7 +11,7 @@ use std::{
 
 use meshwork_core::{Error, ErrorKind, Instance, Status, encode};
 use rustix::{
-    fs::{Mode, OFlags},
+    fs::{AtFlags, Mode, OFlags},
     io::Errno,
 };
 
@@ -26,6 +26,9 @@ use super::{
 pub(super) const SUFFIX: &str = ".json";
 /// What the names of records that are being made begin with.
 pub(super) const UNFINISHED: &str = ".new-";
+/// What the names of records that their owner is taking away begin with: it tells readers that they will
+/// not come back.
+pub(super) const LEFT: &str = ".left-";
 
 /// Probing readers hold a lock for microseconds, so an owner may have to wait.
 const LOCK_WITHIN: Duration = Duration::from_secs(1);
@@ -133,9 +136,18 @@ impl Held {
     /// Removes the record while its lock is held, then lets go of it.
     pub(super) fn remove(self, place: &Place) {
         let removed = place.shelf(&self.env, &self.instance.service).and_then(|shelf| {
-            let name = file_name(&self.instance);
+            let (name, left) = (file_name(&self.instance), format!("{LEFT}{}", self.instance.id));
             let doing = || format!("removing the record of `{}`", self.instance.id);
-            shelf.remove(&name, self.id).map_err(|e| fault(doing(), e, &shelf.path))
+            let removed = match shelf.find(&name) {
+                Ok(Some(found)) if found == self.id => {
+                    rustix::fs::renameat(&shelf.dir, &name, &shelf.dir, &left)
+                        .and_then(|()| rustix::fs::unlinkat(&shelf.dir, &left, AtFlags::empty()))
+                }
+                Ok(_) => Ok(()),
+                Err(error) => Err(error),
+            };
+            // A reader may have swept it away in between.
+            removed.or_else(|e| if e == Errno::NOENT { Ok(()) } else { Err(fault(doing(), e, &shelf.path)) })
         });
         if let Err(error) = removed {
             // Nobody counts a record whose lock is free: only its file stays.
@@ -187,7 +199,7 @@ impl Drop for Draft<'_> {
     fn drop(&mut self) {
         if let Some(name) = &self.name {
             // A sweeper removes what could not be removed here.
-            let _ = rustix::fs::unlinkat(&self.shelf.dir, name, rustix::fs::AtFlags::empty());
+            let _ = rustix::fs::unlinkat(&self.shelf.dir, name, AtFlags::empty());
         }
     }
 }

@@ -29,6 +29,7 @@ pub(super) struct Hub {
     state: Mutex<State>,
     seated: Notify,
     polling: AtomicBool,
+    rung: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -99,14 +100,21 @@ impl Hub {
     /// Wakes the watch thread through `bell` from now on.
     pub(super) fn hang(&self, bell: UnixStream) {
         self.state().bell = Some(bell);
+        self.rung.store(true, Ordering::Release);
     }
 
     /// Wakes the watch thread.
     pub(super) fn ring(&self) {
+        self.rung.store(true, Ordering::Release);
         if let Some(bell) = &mut self.state().bell {
             // A bell that cannot take more has rung already.
             drop(bell.write(&[1]));
         }
+    }
+
+    /// Whether it was rung since the last time that this was asked: seats were taken or left.
+    pub(super) fn take_rung(&self) -> bool {
+        self.rung.swap(false, Ordering::AcqRel)
     }
 
     /// Whether the watch thread looks once a second because no events reach it.

@@ -44,6 +44,15 @@ pub(super) struct Shelf {
     file: FileId,
 }
 
+/// The directory of one service, known but not open: readers of many services keep no file open for each.
+#[derive(Clone, Debug)]
+pub(super) struct Ground {
+    /// Where it stands.
+    pub(super) path: PathBuf,
+    shared: bool,
+    file: FileId,
+}
+
 /// One file, whatever its name: its device and inode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct FileId(u64, u64);
@@ -156,7 +165,22 @@ impl Place {
     }
 }
 
+impl Ground {
+    /// Opens it, if the path still leads to it.
+    pub(super) fn open(&self) -> Option<Shelf> {
+        let dir = File::from(open_dir(CWD, &self.path).ok()?);
+        let is_it = FileId::of(&dir.metadata().ok()?) == self.file;
+        let Self { path, shared, file } = self.clone();
+        is_it.then(|| Shelf { dir: dir.into(), path, shared, file })
+    }
+}
+
 impl Shelf {
+    /// What is needed to open it again.
+    pub(super) fn ground(&self) -> Ground {
+        Ground { path: self.path.clone(), shared: self.shared, file: self.file }
+    }
+
     /// Whether the path still leads to this directory.
     pub(super) fn stands(&self) -> bool {
         fs::symlink_metadata(&self.path).is_ok_and(|found| FileId::of(&found) == self.file)

@@ -16,12 +16,12 @@ use rustix::io::Errno;
 
 use super::{
     eyes::{Eyes, Sight, wait},
-    held::{SUFFIX, UNFINISHED},
+    held::{LEFT, SUFFIX, UNFINISHED},
     hub::{Hub, Mailbox, Topic},
     look::{bury, look},
-    place::{Place, Shelf, fault},
+    place::{Ground, Place, Shelf, fault},
     process::Process,
-    records::{News, Records, Step},
+    records::{Hint, News, Records, Step},
 };
 
 /// How often everything is looked at where no events come.
@@ -61,7 +61,7 @@ struct Tools {
 /// One watched directory.
 struct Folder {
     topic: Topic,
-    shelf: Option<Shelf>,
+    ground: Option<Ground>,
     watch: Option<i32>,
     records: Records,
     strays: BTreeMap<String, Refusal>,
@@ -146,6 +146,9 @@ impl Watcher {
 
     /// Gives every new subscriber a complete set, and forgets those who left.
     fn seat(&mut self) {
+        if !self.hub.take_rung() {
+            return;
+        }
         let seats = self.hub.seats();
         let seated: HashSet<*const Mailbox> = seats.iter().map(|(_, mailbox)| Arc::as_ptr(mailbox)).collect();
         for folder in self.folders.values_mut() {
@@ -177,7 +180,7 @@ impl Watcher {
             let started = Instant::now();
             let Some(folder) = self.folders.get_mut(&topic) else { continue };
             let opened = folder.open(&self.place, self.eyes.as_ref());
-            match opened.and_then(|()| folder.sweep(&mut self.tools).map_err(Trouble::Dir)) {
+            match opened.and_then(|shelf| folder.sweep(&shelf, &mut self.tools).map_err(Trouble::Dir)) {
                 Ok(()) => {
                     let every = if self.eyes.is_some() { self.ttl / 2 } else { POLL_EVERY };
                     folder.sweep = started + every;
@@ -211,10 +214,11 @@ impl Watcher {
             if due.is_empty() {
                 continue;
             }
+            let Some(shelf) = folder.reach(self.eyes.as_ref()) else { continue };
             let mut news = News::default();
             for id in due {
                 folder.again.remove(&id);
-                folder.look(&id, false, &mut self.tools, &mut news);
+                folder.look(&shelf, &id, Hint::Due, &mut self.tools, &mut news);
             }
             folder.deliver(news);
         }
@@ -245,7 +249,10 @@ impl Watcher {
         for folder in self.folders.values_mut() {
             let Some(watch) = folder.watch else { continue };
             if let Some(names) = touched.remove(&watch) {
-                folder.touch(&names, &mut self.tools);
+                match folder.reach(self.eyes.as_ref()) {
+                    Some(shelf) => folder.touch(&shelf, &names, &mut self.tools),
+                    None => continue,
+                }
             }
             if lost.contains(&watch) {
                 folder.close(self.eyes.as_ref());
@@ -273,7 +280,7 @@ impl Folder {
     fn new(topic: Topic) -> Self {
         Self {
             topic,
-            shelf: None,
+            ground: None,
             watch: None,
             records: Records::default(),
             strays: BTreeMap::new(),
@@ -285,18 +292,13 @@ impl Folder {
         }
     }
 
-    /// Opens and watches the directory, unless both stand.
-    fn open(&mut self, place: &Place, eyes: Option<&Eyes>) -> Result<(), Trouble> {
-        if self.shelf.as_ref().is_some_and(|shelf| !shelf.stands()) {
-            self.close(eyes);
-        }
-        let shelf = match &mut self.shelf {
+    /// Opens the directory, and watches it unless that is so already.
+    fn open(&mut self, place: &Place, eyes: Option<&Eyes>) -> Result<Shelf, Trouble> {
+        let shelf = match self.reach(eyes) {
             Some(shelf) => shelf,
-            none => {
-                let made = place.shelf(&self.topic.env, &self.topic.service).map_err(Trouble::Dir)?;
-                none.insert(made)
-            }
+            None => place.shelf(&self.topic.env, &self.topic.service).map_err(Trouble::Dir)?,
         };
+        self.ground.get_or_insert_with(|| shelf.ground());
         if let (Some(eyes), None) = (eyes, self.watch) {
             match eyes.watch(&shelf.path) {
                 Ok(watch) => self.watch = Some(watch),
@@ -309,7 +311,16 @@ impl Folder {
                 }
             }
         }
-        Ok(())
+        Ok(shelf)
+    }
+
+    /// Opens the known directory; when it is no longer there, a sweep finds out what is.
+    fn reach(&mut self, eyes: Option<&Eyes>) -> Option<Shelf> {
+        let shelf = self.ground.as_ref().and_then(Ground::open);
+        if shelf.is_none() {
+            self.close(eyes);
+        }
+        shelf
     }
 
     /// Lets go of a directory that is no longer the one; it is opened anew at once.
@@ -317,13 +328,12 @@ impl Folder {
         if let (Some(eyes), Some(watch)) = (eyes, self.watch.take()) {
             eyes.forget(watch);
         }
-        self.shelf = None;
+        self.ground = None;
         self.sweep = Instant::now();
     }
 
     /// Looks at everything in the directory.
-    fn sweep(&mut self, tools: &mut Tools) -> Result<(), Error> {
-        let shelf = self.shelf.as_ref().expect("invariant: a folder is opened before it is swept");
+    fn sweep(&mut self, shelf: &Shelf, tools: &mut Tools) -> Result<(), Error> {
         let names = shelf
             .names()
             .map_err(|e| fault(format!("listing `{}`", shelf.path.display()), e, &shelf.path))?;
@@ -331,7 +341,7 @@ impl Folder {
         let mut ids: BTreeSet<InstanceId> = self.records.ids().cloned().collect();
         let mut strays = BTreeMap::new();
         for name in names {
-            if name.starts_with(UNFINISHED) {
+            if name.starts_with(UNFINISHED) || name.starts_with(LEFT) {
                 bury(shelf, &name);
                 continue;
             }
@@ -353,7 +363,7 @@ impl Folder {
         }
         self.strays = strays;
         for id in ids {
-            self.look(&id, false, tools, &mut news);
+            self.look(shelf, &id, Hint::Due, tools, &mut news);
         }
         self.read = true;
         self.deliver(news);
@@ -362,18 +372,27 @@ impl Folder {
     }
 
     /// Looks at files that changed.
-    fn touch(&mut self, names: &BTreeMap<String, bool>, tools: &mut Tools) {
-        let mut news = News::default();
+    fn touch(&mut self, shelf: &Shelf, names: &BTreeMap<String, bool>, tools: &mut Tools) {
+        let mut hints: BTreeMap<InstanceId, Hint> = BTreeMap::new();
         for (name, closed) in names {
-            if let Some(Ok(id)) = name.strip_suffix(SUFFIX).map(InstanceId::new) {
-                self.look(&id, *closed, tools, &mut news);
+            let (id, hint) = match (name.strip_suffix(SUFFIX), name.strip_prefix(LEFT)) {
+                (_, Some(id)) => (id, Hint::Left),
+                (Some(id), None) => (id, if *closed { Hint::Closed } else { Hint::Due }),
+                (None, None) => continue,
+            };
+            if let Ok(id) = InstanceId::new(id) {
+                let known = hints.entry(id).or_insert(hint);
+                *known = hint.max(*known);
             }
+        }
+        let mut news = News::default();
+        for (id, hint) in hints {
+            self.look(shelf, &id, hint, tools, &mut news);
         }
         self.deliver(news);
     }
 
-    fn look(&mut self, id: &InstanceId, closed: bool, tools: &mut Tools, news: &mut News) {
-        let Some(shelf) = &self.shelf else { return };
+    fn look(&mut self, shelf: &Shelf, id: &InstanceId, hint: Hint, tools: &mut Tools, news: &mut News) {
         let name = format!("{id}{SUFFIX}");
         let place = shelf.path.join(&name);
         let found = look(shelf, &name, &mut tools.buffer);
@@ -381,7 +400,7 @@ impl Folder {
             now: Instant::now(),
             service: &self.topic.service,
             place: &place.to_string_lossy(),
-            closed,
+            hint,
             ttl: tools.ttl,
             decoder: &mut tools.decoder,
             life: &Process::life,
@@ -398,7 +417,7 @@ impl Folder {
 
     /// Refusals and the complete set.
     fn all(&self) -> Vec<Change> {
-        let path = self.shelf.as_ref().map(|shelf| shelf.path.clone()).unwrap_or_default();
+        let path = self.ground.as_ref().map(|ground| ground.path.clone()).unwrap_or_default();
         let mut news = News::default();
         for (name, reason) in &self.strays {
             news.refused(None, &path.join(name).to_string_lossy(), reason.clone());
