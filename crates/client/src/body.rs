@@ -1,0 +1,171 @@
+//! The body of an answer: it carries the attempt's ticket to the trailers, the end, an error or a drop.
+
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http::uri::PathAndQuery;
+use http_body::{Frame, SizeHint};
+use hyper::body::Incoming;
+use meshwork_balance::Outcome;
+use meshwork_core::ServiceName;
+use tokio::time::{self, Sleep};
+
+use crate::{
+    CallError,
+    deadline::Bound,
+    failure::Failure,
+    flight::Flight,
+    shared::{Kind, Shared},
+    verdict,
+};
+
+/// The body of an answer. The default one is empty and ended.
+#[derive(Default)]
+pub struct Body(Option<Open>);
+
+struct Open {
+    incoming: Incoming,
+    service: ServiceName,
+    /// Absent once the verdict is known.
+    flight: Option<Flight>,
+    /// What the head said; a gRPC answer tells in its trailers.
+    verdict: Option<Outcome>,
+    until: Option<Until>,
+}
+
+/// When the call's time is over.
+pub(crate) struct Until {
+    bound: Bound,
+    path: Option<PathAndQuery>,
+    shared: Arc<Shared>,
+    /// Made at the first wait: most bodies are there at once.
+    sleep: Option<Pin<Box<Sleep>>>,
+}
+
+impl Until {
+    pub(crate) fn new(bound: Bound, path: Option<PathAndQuery>, shared: Arc<Shared>) -> Self {
+        Self { bound, path, shared, sleep: None }
+    }
+
+    /// The error once the time is over.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<CallError> {
+        let at = self.bound.at();
+        let sleep = self.sleep.get_or_insert_with(|| Box::pin(time::sleep_until(at)));
+        sleep.as_mut().poll(cx).map(|()| self.passed())
+    }
+
+    fn passed(&self) -> CallError {
+        let path = self.path.as_ref().map_or("/", PathAndQuery::path);
+        self.bound.passed("end of the answer", path, &self.shared.config).delivered_maybe()
+    }
+}
+
+impl Body {
+    /// The body of an answer whose head was read. `until`: when the call's time is over.
+    pub(crate) fn new(
+        incoming: Incoming,
+        flight: Flight,
+        verdict: Option<Outcome>,
+        until: Option<Until>,
+    ) -> Self {
+        let service = flight.shared().service.clone();
+        let mut open = Open { incoming, service, flight: Some(flight), verdict, until };
+        if http_body::Body::is_end_stream(&open.incoming) {
+            open.ended();
+        }
+        Self(Some(open))
+    }
+}
+
+impl Open {
+    /// The body was read to its end.
+    fn ended(&mut self) {
+        if let Some(flight) = self.flight.take() {
+            let verdict = self.verdict.unwrap_or(match flight.kind() {
+                // A gRPC answer without trailers is broken.
+                Kind::Grpc => Outcome::Failure,
+                Kind::Http => Outcome::Success,
+            });
+            flight.finish(verdict, true);
+        }
+    }
+
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, CallError>>> {
+        let frame = match http_body::Body::poll_frame(Pin::new(&mut self.incoming), cx) {
+            Poll::Ready(frame) => frame,
+            Poll::Pending => return self.poll_until(cx).map(Some),
+        };
+        Poll::Ready(match frame {
+            Some(Ok(frame)) => {
+                if let (Some(trailers), None) = (frame.trailers_ref(), self.verdict) {
+                    self.verdict = Some(verdict::of_trailers(trailers));
+                    self.ended();
+                } else if http_body::Body::is_end_stream(&self.incoming) {
+                    self.ended();
+                }
+                Some(Ok(frame))
+            }
+            Some(Err(error)) => {
+                let failure = Failure::body(error);
+                if let Some(flight) = self.flight.take() {
+                    flight.fail(&failure);
+                }
+                Some(Err(failure.into_error().with_service(&self.service)))
+            }
+            None => {
+                self.ended();
+                None
+            }
+        })
+    }
+
+    fn poll_until(&mut self, cx: &mut Context<'_>) -> Poll<Result<Frame<Bytes>, CallError>> {
+        if let Some(flight) = &mut self.flight {
+            flight.answered();
+        }
+        match &mut self.until {
+            None => Poll::Pending,
+            Some(until) => until.poll(cx).map(|error| Err(error.with_service(&self.service))),
+        }
+    }
+}
+
+impl http_body::Body for Body {
+    type Data = Bytes;
+    type Error = CallError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, CallError>>> {
+        let Some(open) = &mut self.0 else { return Poll::Ready(None) };
+        let frame = open.poll_frame(cx);
+        if let Poll::Ready(Some(Err(_))) = frame {
+            // Dropping it resets the stream.
+            self.0 = None;
+        }
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.as_ref().is_none_or(|open| http_body::Body::is_end_stream(&open.incoming))
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.0
+            .as_ref()
+            .map_or_else(|| SizeHint::with_exact(0), |open| http_body::Body::size_hint(&open.incoming))
+    }
+}
+
+impl fmt::Debug for Body {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if http_body::Body::is_end_stream(self) { "Body(ended)" } else { "Body" })
+    }
+}

@@ -1,0 +1,249 @@
+//! Choosing where an attempt goes, and waiting while there is nothing to choose from.
+
+use std::{
+    collections::HashMap,
+    pin::pin,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use meshwork_balance::{Hint, NodeKey, Outcome, Pick, Picked, Reason};
+use tokio::time::{self, Instant};
+
+use crate::{
+    Attempt, CallError, CallErrorKind, CallOptions,
+    clock::random,
+    deadline::Deadline,
+    flight::{Flight, Unusable, link_of},
+    shared::{Group, Kind, Pending, Shared, Store},
+};
+
+/// How often a waiting call looks again by itself: a first answer wakes nobody.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
+/// The same while no node is connected, when a change always wakes.
+const LOOK_AGAIN_UNCONNECTED: Duration = Duration::from_millis(250);
+/// A picked connection may be gone by then; so often another is picked at once.
+const PICKS: usize = 4;
+
+/// What a choice needs to know of its call.
+pub(crate) struct Wish<'a> {
+    pub(crate) kind: Kind,
+    pub(crate) options: &'a CallOptions,
+    pub(crate) deadline: &'a Deadline,
+    pub(crate) path: &'a str,
+    /// Nodes to keep away from if another can take the call.
+    pub(crate) avoid: &'a [NodeKey],
+    /// Nodes that are no choice at all.
+    pub(crate) refuse: &'a [NodeKey],
+}
+
+/// What one look came to.
+enum Look {
+    Taken(Flight),
+    Wait,
+    /// Waiting for connections does not help, but waiting for the registry might.
+    Nothing(CallError),
+}
+
+/// The first member that can take the call, and when it was chosen.
+///
+/// # Errors
+/// See [`CallErrorKind`]: no instance, nothing known, no connection, or the deadline.
+///
+/// # Cancel safety
+/// Dropping the future gives everything back.
+pub(crate) async fn choose(
+    shared: &Arc<Shared>,
+    wish: &Wish<'_>,
+    now: Instant,
+) -> Result<(Flight, Instant), CallError> {
+    match look(shared, wish, now) {
+        Look::Taken(flight) => Ok((flight, now)),
+        Look::Nothing(error) if wish.options.wait_for_ready != Some(true) => Err(error),
+        Look::Wait | Look::Nothing(_) => {
+            let flight = wait(shared, wish, now).await?;
+            Ok((flight, Instant::now()))
+        }
+    }
+}
+
+/// One look, without waiting; for retries that have an answer to fall back on.
+pub(crate) fn choose_now(shared: &Arc<Shared>, wish: &Wish<'_>) -> Option<Flight> {
+    match look(shared, wish, Instant::now()) {
+        Look::Taken(flight) => Some(flight),
+        Look::Wait | Look::Nothing(_) => None,
+    }
+}
+
+/// Whether a member besides `failed` and `last` takes calls.
+pub(crate) fn has_others(shared: &Shared, kind: Kind, failed: &[NodeKey], last: &NodeKey) -> bool {
+    let store = shared.group(kind).store.load();
+    let is_other = |key: &NodeKey| key != last && !failed.contains(key);
+    store.members.iter().any(|member| member.takes_calls() && is_other(member.node().key()))
+}
+
+fn look(shared: &Arc<Shared>, wish: &Wish<'_>, now: Instant) -> Look {
+    let store = shared.group(wish.kind).store.load();
+    if store.pending.is_some() {
+        return Look::Wait;
+    }
+    let now = shared.clock.at(now);
+    let pinned = wish.options.instance.as_ref();
+    let hint = match (pinned, wish.options.addr, wish.options.hash) {
+        (Some(id), _, _) => Hint::Instance(id),
+        (None, Some(addr), _) => Hint::Addr(addr),
+        (None, None, Some(hash)) => Hint::Hash(hash),
+        (None, None, None) => Hint::Any,
+    };
+    let mut random = random;
+    for _ in 0..PICKS {
+        let mut pick = Pick::new(now, &mut random).hint(hint).avoid(wish.avoid);
+        let ticket = match store.picker.pick(&mut pick) {
+            Picked::Take(_, ticket) => ticket,
+            Picked::Wait => return Look::Wait,
+            Picked::Nothing(reason) => return Look::Nothing(nothing(reason, wish)),
+        };
+        if wish.refuse.contains(ticket.node().key()) {
+            ticket.finish(now, Outcome::Neutral);
+            return Look::Wait;
+        }
+        match Flight::begin(shared, wish.kind, ticket, pinned) {
+            Ok(flight) => return Look::Taken(flight),
+            Err(Unusable::Gone) => {}
+            Err(Unusable::Another) => return Look::Nothing(nothing(Reason::NoSuchInstance, wish)),
+        }
+    }
+    Look::Wait
+}
+
+fn nothing(reason: Reason, wish: &Wish<'_>) -> CallError {
+    let kind = match reason {
+        Reason::AllEjected => CallErrorKind::Ejected,
+        Reason::Overloaded => CallErrorKind::Overloaded,
+        _ => CallErrorKind::NoInstance,
+    };
+    let pinned = match (&wish.options.instance, wish.options.addr) {
+        (Some(id), _) => Some(id.to_string()),
+        (None, Some(addr)) => Some(addr.to_string()),
+        (None, None) => None,
+    };
+    match (reason, pinned) {
+        (Reason::NoSuchInstance, Some(pinned)) => {
+            CallError::new(kind, format!("`{pinned}`, which the call is pinned to, is not there"))
+        }
+        _ => CallError::new(kind, reason.to_string()),
+    }
+}
+
+/// Waits for a member until the deadline, or until every node failed a dial since the wait began.
+async fn wait(shared: &Arc<Shared>, wish: &Wish<'_>, begun: Instant) -> Result<Flight, CallError> {
+    let _counted = Waiting::begin(shared)?;
+    let group = shared.group(wish.kind);
+    let patient = wish.options.wait_for_ready == Some(true);
+    let mut dials = Dials::default();
+    dials.look(shared, &group.store.load());
+    loop {
+        let mut changed = pin!(group.changed.notified());
+        changed.as_mut().enable();
+        match look(shared, wish, Instant::now()) {
+            Look::Taken(flight) => return Ok(flight),
+            Look::Nothing(error) if !patient => return Err(error),
+            Look::Wait | Look::Nothing(_) => {}
+        }
+        if !patient && dials.look(shared, &group.store.load()) {
+            return Err(unconnected(group));
+        }
+        if shared.is_closed() {
+            return Err(CallError::new(CallErrorKind::Transport, "the channel is closed"));
+        }
+        let bound = wish.deadline.waiting();
+        if bound.is_some_and(|bound| bound.at() <= Instant::now()) {
+            return Err(passed(shared, wish, group, begun));
+        }
+        let pause = if shared.peers.connected() > 0 { LOOK_AGAIN } else { LOOK_AGAIN_UNCONNECTED };
+        let look_again = Instant::now() + pause;
+        let until = bound.map_or(look_again, |bound| bound.at().min(look_again));
+        tokio::select! {
+            () = changed => {}
+            () = group.freed.notified() => {}
+            () = time::sleep_until(until) => {}
+        }
+    }
+}
+
+/// The deadline passed while waiting: says for what.
+fn passed(shared: &Shared, wish: &Wish<'_>, group: &Group, begun: Instant) -> CallError {
+    let store = group.store.load();
+    if let Some(Pending { cause }) = &store.pending {
+        let text = format!("the registry has not answered within {:?}", begun.elapsed());
+        let error = CallError::new(CallErrorKind::RegistryUnavailable, text);
+        return match cause {
+            Some(cause) => error.with_source(Arc::clone(cause)),
+            None => error,
+        };
+    }
+    if store.members.is_empty() {
+        return CallError::new(CallErrorKind::NoInstance, Reason::Empty.to_string());
+    }
+    let what = if shared.peers.connected() == 0 { "connection" } else { "free connection" };
+    match wish.deadline.waiting() {
+        Some(bound) => bound.passed(what, wish.path, &shared.config).with_attempts(failures(&store)),
+        None => CallError::new(CallErrorKind::Deadline, format!("no {what} in time")),
+    }
+}
+
+/// Every node failed a dial.
+fn unconnected(group: &Group) -> CallError {
+    let attempts = failures(&group.store.load());
+    CallError::new(CallErrorKind::Connect, "no instance could be connected to").with_attempts(attempts)
+}
+
+/// The last failed dial of each node, at most eight of them.
+fn failures(store: &Store) -> Vec<Attempt> {
+    store.members.iter().filter_map(|member| link_of(member.node()).last_failure()).take(8).collect()
+}
+
+/// Which nodes failed a dial since the wait began.
+#[derive(Default)]
+struct Dials {
+    /// A node and the dials it had failed when it was first seen.
+    seen: HashMap<NodeKey, u64>,
+}
+
+impl Dials {
+    /// Looks at the nodes of the moment; says whether each of them failed since it was first seen.
+    fn look(&mut self, shared: &Shared, store: &Store) -> bool {
+        if shared.peers.connected() > 0 {
+            return false;
+        }
+        let mut all = !store.members.is_empty();
+        for member in store.members.iter().filter(|member| member.takes_calls()) {
+            let node = member.node();
+            let failures = link_of(node).failures();
+            let before = *self.seen.entry(node.key().clone()).or_insert(failures);
+            all &= failures > before && !node.is_ready();
+        }
+        all
+    }
+}
+
+/// Counts a waiting call.
+struct Waiting<'a>(&'a Shared);
+
+impl<'a> Waiting<'a> {
+    fn begin(shared: &'a Shared) -> Result<Self, CallError> {
+        let others = shared.waiting.fetch_add(1, Ordering::Relaxed);
+        let waiting = Self(shared);
+        if others < shared.config.max_waiting.max(1) {
+            return Ok(waiting);
+        }
+        let text = format!("{others} calls wait for a connection already");
+        Err(CallError::new(CallErrorKind::Overloaded, text))
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,198 @@
+//! How a service is called: what `[client.<service>]` says, as values.
+
+use std::{borrow::Cow, collections::HashMap, fmt, sync::Arc, time::Duration};
+
+use meshwork_balance::{P2c, Policy};
+use meshwork_core::{AddressRules, InstanceId, Scheme};
+
+use crate::{Connect, TcpConnect};
+
+/// A time limit and where it was set, so that an error can say which one passed.
+///
+/// ```
+/// use std::time::Duration;
+/// use meshwork_client::Limit;
+/// let limit = Limit::new(Duration::from_millis(800), "[client.users] timeout, config/prod.toml:12");
+/// assert_eq!(limit.to_string(), "800ms from [client.users] timeout, config/prod.toml:12");
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limit {
+    duration: Duration,
+    origin: Cow<'static, str>,
+    yields: bool,
+}
+
+impl Limit {
+    /// A limit; `origin` says where it was set.
+    pub fn new(duration: Duration, origin: impl Into<Cow<'static, str>>) -> Self {
+        Self { duration, origin: origin.into(), yields: false }
+    }
+
+    /// A limit nobody chose: it yields to a longer one that the caller chose.
+    pub fn fallback(duration: Duration, origin: impl Into<Cow<'static, str>>) -> Self {
+        Self { duration, origin: origin.into(), yields: true }
+    }
+
+    /// Whether it yields to what the caller chose.
+    pub(crate) fn yields(&self) -> bool {
+        self.yields
+    }
+
+    /// How long.
+    pub fn duration(&self) -> Duration {
+        self.duration
+    }
+
+    /// Where it was set.
+    pub fn origin(&self) -> &str {
+        &self.origin
+    }
+}
+
+impl From<Duration> for Limit {
+    /// A limit set in code.
+    fn from(duration: Duration) -> Self {
+        Self::new(duration, "the client's configuration in code")
+    }
+}
+
+impl fmt::Display for Limit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} from {}", self.duration, self.origin)
+    }
+}
+
+/// How a service is called. Every field has a default that works.
+#[derive(Clone)]
+#[non_exhaustive]
+pub struct ClientConfig {
+    /// The longest time until the head of the answer is there, all attempts included. `None` = only the
+    /// caller's own deadline. Default 10 s, which yields to whatever the caller chose.
+    ///
+    /// It does not cut calls whose request is a stream, nor bodies of answers: those obey explicit limits
+    /// (an inherited deadline, `grpc-timeout`, an option, a method's timeout), which span the whole call.
+    pub timeout: Option<Limit>,
+    /// The longest time of one attempt until the head of its answer. Default `None`: what is left of the call.
+    pub attempt_timeout: Option<Limit>,
+    /// The longest time to open and confirm one connection. Default 1 s.
+    pub connect_timeout: Duration,
+    /// When a failed call is tried again.
+    pub retry: RetryConfig,
+    /// How an instance is chosen. Default [`P2c`].
+    pub policy: Arc<dyn Policy>,
+    /// The only scheme to use. Default `None`: `grpc` for gRPC calls, `http` for others, and whichever is
+    /// offered when it is only one.
+    pub scheme: Option<Scheme>,
+    /// What holds for single methods, by `package.Service/Method`.
+    pub methods: HashMap<String, MethodConfig>,
+    /// Which addresses may be called; asked for records and again at connect.
+    pub addresses: AddressRules,
+    /// What the process knows of itself.
+    pub local: Local,
+    /// How connections are opened. Default: plain TCP.
+    pub connect: Arc<dyn Connect>,
+    /// The most calls that may wait for a connection or a free stream, 1 and up; the next one fails as
+    /// [`Overloaded`](crate::CallErrorKind::Overloaded). Default 1024.
+    pub max_waiting: usize,
+    /// The most connections per foreign HTTP/1.1 endpoint, 1 and up. Default 64.
+    pub max_http1_connections: usize,
+    /// The longest time an HTTP/1.1 connection is kept without a call. Default 20 s; the peer's
+    /// `keep-alive: timeout` less one second when that is shorter.
+    pub http1_idle: Duration,
+}
+
+impl Default for ClientConfig {
+    fn default() -> Self {
+        Self {
+            timeout: Some(Limit::fallback(Duration::from_secs(10), "the default of [client.*] timeout")),
+            attempt_timeout: None,
+            connect_timeout: Duration::from_secs(1),
+            retry: RetryConfig::default(),
+            policy: Arc::new(P2c::default()),
+            scheme: None,
+            methods: HashMap::new(),
+            addresses: AddressRules::default(),
+            local: Local::default(),
+            connect: Arc::new(TcpConnect::new()),
+            max_waiting: 1024,
+            max_http1_connections: 64,
+            http1_idle: Duration::from_secs(20),
+        }
+    }
+}
+
+impl fmt::Debug for ClientConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientConfig")
+            .field("timeout", &self.timeout)
+            .field("attempt_timeout", &self.attempt_timeout)
+            .field("connect_timeout", &self.connect_timeout)
+            .field("retry", &self.retry)
+            .field("scheme", &self.scheme)
+            .field("methods", &self.methods)
+            .field("addresses", &self.addresses)
+            .field("local", &self.local)
+            .finish_non_exhaustive()
+    }
+}
+
+/// When a failed call is tried again. Only idempotent calls ever are.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct RetryConfig {
+    /// Attempts of a call, the first included, 1 to 5 (more counts as 5); 1 = no retry. Default 2.
+    pub attempts: u8,
+    /// Retries per call over any second, 0.0 to 1.0. Default 0.2.
+    pub budget: f64,
+    /// Retries per second that are allowed besides, so that rare calls can be retried. Default 10.
+    pub min_per_second: u32,
+}
+
+impl Default for RetryConfig {
+    fn default() -> Self {
+        Self { attempts: 2, budget: 0.2, min_per_second: 10 }
+    }
+}
+
+/// What holds for one method.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct MethodConfig {
+    /// The longest time of a call, its body included. Default `None`: the client's.
+    pub timeout: Option<Limit>,
+    /// Whether it may run twice, so that a failed call may be tried again. Default `false`.
+    pub idempotent: bool,
+}
+
+impl MethodConfig {
+    /// From its parts.
+    pub fn new(timeout: Option<Limit>, idempotent: bool) -> Self {
+        Self { timeout, idempotent }
+    }
+}
+
+/// What the calling process knows of itself; all of it optional.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Local {
+    /// Its own region; empty when unknown.
+    pub region: Arc<str>,
+    /// Its own zone; empty when unknown.
+    pub zone: Arc<str>,
+    /// Its own instance, when it is one.
+    pub instance: Option<InstanceId>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_those_documented() {
+        let config = ClientConfig::default();
+        assert_eq!(config.timeout.as_ref().map(Limit::duration), Some(Duration::from_secs(10)));
+        assert_eq!(config.connect_timeout, Duration::from_secs(1));
+        assert_eq!((config.retry.attempts, config.retry.min_per_second), (2, 10));
+        assert!(config.attempt_timeout.is_none() && config.scheme.is_none());
+    }
+}

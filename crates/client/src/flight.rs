@@ -1,0 +1,239 @@
+//! One attempt in flight: its ticket and its place on a connection, given back together.
+
+use std::sync::Arc;
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use meshwork_balance::{Node, Outcome, Ticket};
+use meshwork_core::{Delivered, InstanceId, Seen};
+
+use crate::{
+    CallError, CallErrorKind, Protocol,
+    failure::{After, Failure},
+    http1::Place,
+    http2::{Http2, Taken},
+    link::Link,
+    owner,
+    shared::{Kind, Shared},
+    upload::Outbound,
+    verdict::Why,
+};
+
+/// What the attempt runs on.
+enum Line {
+    Http2(Arc<Http2>),
+    Http1(Place),
+}
+
+/// One attempt in flight. Dropped unfinished, it is a cancelled call.
+pub(crate) struct Flight {
+    shared: Arc<Shared>,
+    kind: Kind,
+    /// Absent only once it is finished.
+    ticket: Option<Ticket>,
+    line: Line,
+}
+
+/// A member that was picked but cannot take the call after all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unusable {
+    /// Its connection went or filled in the meantime; pick again.
+    Gone,
+    /// Another instance answers at the address of the one that the call is pinned to.
+    Another,
+}
+
+impl Flight {
+    /// Takes a place on the connection of the node that `ticket` counts on.
+    pub(crate) fn begin(
+        shared: &Arc<Shared>,
+        kind: Kind,
+        ticket: Ticket,
+        pinned: Option<&InstanceId>,
+    ) -> Result<Self, Unusable> {
+        let unusable = |ticket: Ticket, why| {
+            let now = ticket.begun();
+            ticket.finish(now, Outcome::Neutral);
+            Err(why)
+        };
+        let node = Arc::clone(ticket.node());
+        let link = link_of(&node);
+        let line = match link.protocol() {
+            Protocol::Http2 => {
+                let Some(connection) = link.http2() else { return unusable(ticket, Unusable::Gone) };
+                if let (Some(pinned), Some(identity)) = (pinned, connection.identity())
+                    && pinned != identity
+                {
+                    return unusable(ticket, Unusable::Another);
+                }
+                match connection.take_stream() {
+                    Taken::One => {}
+                    Taken::Last => node.set_full(true),
+                    Taken::None => {
+                        node.set_full(true);
+                        return unusable(ticket, Unusable::Gone);
+                    }
+                }
+                shared.pulse.quicken();
+                Line::Http2(connection)
+            }
+            Protocol::Http1 => {
+                let place = link.http1().take();
+                if link.http1().is_full() {
+                    node.set_full(true);
+                }
+                let Some(place) = place else { return unusable(ticket, Unusable::Gone) };
+                Line::Http1(place)
+            }
+        };
+        Ok(Self { shared: Arc::clone(shared), kind, ticket: Some(ticket), line })
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    pub(crate) fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// The node it counts on.
+    pub(crate) fn node(&self) -> Arc<Node> {
+        Arc::clone(self.ticket.as_ref().expect("invariant: an attempt in flight has its ticket").node())
+    }
+
+    /// The connection state of its node.
+    pub(crate) fn link(&self) -> &Link {
+        link_of(self.ticket.as_ref().expect("invariant: an attempt in flight has its ticket").node())
+    }
+
+    /// Who takes the call: the one confirmed, else the one of the record.
+    pub(crate) fn instance(&self) -> InstanceId {
+        match &self.line {
+            Line::Http2(connection) => connection.identity().cloned(),
+            Line::Http1(_) => None,
+        }
+        .unwrap_or_else(|| self.link().record().id.clone())
+    }
+
+    /// Sends the request and waits for the head of the answer, opening a connection where none is idle.
+    ///
+    /// # Cancel safety
+    /// Dropping the future resets the stream (HTTP/2) or closes the connection (HTTP/1.1).
+    pub(crate) async fn exchange(
+        &mut self,
+        request: Request<Outbound>,
+    ) -> Result<Response<Incoming>, Failure> {
+        match &mut self.line {
+            Line::Http2(connection) => connection.exchange(request).await,
+            Line::Http1(place) => {
+                if !place.reuse().await {
+                    let node = self.ticket.as_ref().expect("invariant: an attempt in flight has its ticket");
+                    let link = link_of(node.node());
+                    let opened = async { place.open(owner::open(link, &self.shared).await?.io).await };
+                    let within = self.shared.config.connect_timeout;
+                    let opened = tokio::time::timeout(within, opened).await.unwrap_or_else(|_elapsed| {
+                        let text = format!("no connection to `{}` within {within:?}", link.key());
+                        Err(CallError::new(CallErrorKind::Connect, text))
+                    });
+                    if let Err(error) = opened {
+                        link.found_nobody();
+                        if let Some(node) = link.node() {
+                            node.set_ready(false);
+                        }
+                        return Err(Failure::connect(error));
+                    }
+                }
+                place.exchange(request).await
+            }
+        }
+    }
+
+    /// The head of the answer is here and its body is not yet.
+    pub(crate) fn answered(&mut self) {
+        if let Some(ticket) = &mut self.ticket {
+            ticket.answered(self.shared.clock.now());
+        }
+    }
+
+    /// Ends the attempt with its verdict. `whole`: the answer was read to its end.
+    pub(crate) fn finish(mut self, outcome: Outcome, whole: bool) {
+        if let (Line::Http1(place), true) = (&mut self.line, whole) {
+            place.answer_ended();
+        }
+        if let Some(ticket) = self.ticket.take() {
+            let node = Arc::clone(ticket.node());
+            ticket.finish(self.shared.clock.now(), outcome);
+            self.release(&node);
+        }
+    }
+
+    /// Ends the attempt with its failure, and takes the connection out where the failure says so.
+    pub(crate) fn fail(self, failure: &Failure) {
+        if failure.connection == After::Closing
+            && let Line::Http2(connection) = &self.line
+        {
+            connection.retire();
+            self.link().suspend(connection);
+        }
+        let outcome = match failure.delivered {
+            Delivered::No => Outcome::Neutral,
+            Delivered::Maybe => Outcome::Failure,
+        };
+        self.finish(outcome, false);
+    }
+
+    /// The attempt's time is over. `is_fault`: whether the node had its fair time.
+    pub(crate) fn timed_out(self, is_fault: bool) {
+        if let Line::Http2(connection) = &self.line
+            && connection.timed_out()
+        {
+            tracing::debug!(address = %self.link().target().address(), "connection is silent, dialling another");
+            connection.retire();
+        }
+        if is_fault {
+            self.finish(Outcome::Failure, false);
+        }
+    }
+
+    /// The peer refused the request before any handler saw it.
+    pub(crate) fn refused(self, failure: &Failure, why: Why) {
+        let id = self.instance();
+        match why {
+            Why::Draining => {
+                self.shared.watch.saw(&id, Seen::Draining);
+                self.link().drain(id);
+            }
+            Why::Misdirected => self.shared.watch.saw(&id, Seen::Another),
+            Why::Overloaded => {}
+        }
+        self.fail(failure);
+    }
+
+    /// Gives the place back and tells one who waits for it.
+    fn release(&self, node: &Node) {
+        if let Line::Http2(connection) = &self.line {
+            connection.give_stream();
+        }
+        if node.is_full() {
+            node.set_full(false);
+            let group = self.shared.group(self.kind);
+            group.freed.notify_one();
+        }
+    }
+}
+
+impl Drop for Flight {
+    fn drop(&mut self) {
+        if let Some(ticket) = self.ticket.take() {
+            let node = Arc::clone(ticket.node());
+            drop(ticket);
+            self.release(&node);
+        }
+    }
+}
+
+/// The client's state of a node.
+pub(crate) fn link_of(node: &Node) -> &Link {
+    node.attachment::<Link>().expect("invariant: every node of a cluster was made with its link")
+}

@@ -1,0 +1,283 @@
+//! One HTTP/2 connection: what calls need of it, and the future that its owner polls.
+//!
+//! hyper's own task moves the bytes and outlives the owner's half, so that open streams finish after a
+//! GOAWAY. The owner's half is polled on every beat of the [`Pulse`](crate::pulse) too: a GOAWAY that comes
+//! while streams are open is seen in no other way.
+
+use std::{
+    future::{Future, poll_fn},
+    pin::Pin,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use futures_util::task::AtomicWaker;
+use http::{Request, Response};
+use hyper::{body::Incoming, client::conn::http2, rt::Executor};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use meshwork_core::InstanceId;
+use tokio::{task::AbortHandle, time};
+
+use crate::{
+    CallError, CallErrorKind, Io,
+    failure::Failure,
+    io::{Traffic, Wire},
+    upload::Outbound,
+};
+
+/// How often a native instance is pinged, and how long it may take to answer.
+const PING_EVERY: Duration = Duration::from_secs(10);
+const PING_WITHIN: Duration = Duration::from_secs(3);
+/// The largest header list that is accepted in an answer.
+const MAX_HEADERS: u32 = 64 * 1024;
+/// Streams that we reset and whose late frames are still tolerated.
+const RESET_STREAMS: usize = 1024;
+/// So many time-outs in a row without a byte received make a connection dead.
+const SILENT_TIMEOUTS: u32 = 10;
+/// The streams that the library allows before the peer has said its limit.
+const LIMIT_BEFORE_SETTINGS: usize = 100;
+
+/// The owner's half.
+pub(crate) type Driver = http2::Connection<TokioIo<Wire>, Outbound, Cuttable>;
+
+/// One connection as calls see it.
+pub(crate) struct Http2 {
+    send: http2::SendRequest<Outbound>,
+    traffic: Arc<Traffic>,
+    cut: Cuttable,
+    /// Streams open now, and how many the peer allows.
+    open: AtomicUsize,
+    limit: AtomicUsize,
+    /// Calls begun ever; tells the pulse whether there is traffic.
+    calls: AtomicU64,
+    retired: AtomicBool,
+    beaten: AtomicBool,
+    owner: AtomicWaker,
+    silent: Silence,
+    /// The instance that answers here, where it was confirmed.
+    identity: OnceLock<InstanceId>,
+}
+
+/// Time-outs in a row during which nothing was received.
+#[derive(Default)]
+struct Silence {
+    timeouts: AtomicU32,
+    received: AtomicU64,
+}
+
+/// Runs hyper's tasks and keeps hold of the first: the one that owns the socket.
+#[derive(Clone, Default)]
+pub(crate) struct Cuttable(Arc<OnceLock<AbortHandle>>);
+
+impl<F> Executor<F> for Cuttable
+where
+    F: Future + Send + 'static,
+    F::Output: Send,
+{
+    fn execute(&self, future: F) {
+        let handle = tokio::spawn(future).abort_handle();
+        // Only the first of them, spawned by the handshake, is kept.
+        let _kept = self.0.set(handle);
+    }
+}
+
+impl Http2 {
+    /// Speaks the preface and waits for the peer's: a listener with nobody behind it is no connection.
+    /// `pings`: whether the peer stands pings without traffic.
+    ///
+    /// # Cancel safety
+    /// Dropping the future closes the stream.
+    pub(crate) async fn open(io: Box<dyn Io>, pings: bool) -> Result<(Arc<Self>, Driver), CallError> {
+        let traffic = Arc::new(Traffic::default());
+        let cut = Cuttable::default();
+        let mut builder = http2::Builder::new(cut.clone());
+        builder
+            .timer(TokioTimer::new())
+            .max_header_list_size(MAX_HEADERS)
+            .max_concurrent_reset_streams(RESET_STREAMS);
+        if pings {
+            builder
+                .keep_alive_interval(PING_EVERY)
+                .keep_alive_timeout(PING_WITHIN)
+                .keep_alive_while_idle(true);
+        }
+        let wire = TokioIo::new(Wire::new(io, Arc::clone(&traffic)));
+        let failed = |error: hyper::Error| {
+            CallError::new(CallErrorKind::Connect, "beginning an HTTP/2 connection").with_source(error)
+        };
+        let (send, mut driver) = builder.handshake(wire).await.map_err(failed)?;
+        let connection = Self {
+            send,
+            traffic,
+            cut,
+            open: AtomicUsize::new(0),
+            limit: AtomicUsize::new(LIMIT_BEFORE_SETTINGS),
+            calls: AtomicU64::new(0),
+            retired: AtomicBool::new(false),
+            beaten: AtomicBool::new(false),
+            owner: AtomicWaker::new(),
+            silent: Silence::default(),
+            identity: OnceLock::new(),
+        };
+        let connection = Arc::new(connection);
+        connection.while_driven(&mut driver, connection.traffic.begun()).await.map_err(|error| {
+            let closed = CallError::new(CallErrorKind::Connect, "the peer closed a new HTTP/2 connection");
+            match error {
+                Some(error) => closed.with_source(error),
+                None => closed,
+            }
+        })?;
+        connection.learn_limit(&mut driver).await;
+        Ok((connection, driver))
+    }
+
+    /// The first bytes are here; the limit in them is known a moment later.
+    async fn learn_limit(&self, driver: &mut Driver) {
+        for _ in 0..5 {
+            self.publish_limit(driver);
+            if self.limit.load(Ordering::Relaxed) != LIMIT_BEFORE_SETTINGS {
+                return;
+            }
+            time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    fn publish_limit(&self, driver: &Driver) {
+        self.limit.store(driver.current_max_send_streams(), Ordering::Relaxed);
+    }
+
+    /// Runs `work` while the connection lives.
+    ///
+    /// # Errors
+    /// The connection's own end, when that came first.
+    pub(crate) async fn while_driven<T>(
+        &self,
+        driver: &mut Driver,
+        work: impl Future<Output = T>,
+    ) -> Result<T, Option<hyper::Error>> {
+        let mut work = std::pin::pin!(work);
+        poll_fn(|cx| {
+            if let Poll::Ready(ended) = Pin::new(&mut *driver).poll(cx) {
+                return Poll::Ready(Err(ended.err()));
+            }
+            work.as_mut().poll(cx).map(Ok)
+        })
+        .await
+    }
+
+    /// Polls the owner's half until the connection takes no more calls: it ended, the peer said GOAWAY, or a
+    /// call retired it. Open streams go on.
+    ///
+    /// # Cancel safety
+    /// Dropping the future loses nothing.
+    pub(crate) async fn serve(&self, driver: &mut Driver) -> Result<(), hyper::Error> {
+        poll_fn(|cx| self.poll_serve(driver, cx)).await
+    }
+
+    fn poll_serve(&self, driver: &mut Driver, cx: &mut Context<'_>) -> Poll<Result<(), hyper::Error>> {
+        self.owner.register(cx.waker());
+        if self.retired.load(Ordering::Relaxed) {
+            return Poll::Ready(Ok(()));
+        }
+        if self.beaten.swap(false, Ordering::Relaxed) {
+            self.publish_limit(driver);
+        }
+        Pin::new(driver).poll(cx)
+    }
+
+    /// Takes a stream, if the peer allows one more.
+    pub(crate) fn take_stream(&self) -> Taken {
+        let others = self.open.fetch_add(1, Ordering::Relaxed);
+        let limit = self.limit.load(Ordering::Relaxed);
+        if others >= limit {
+            self.open.fetch_sub(1, Ordering::Relaxed);
+            return Taken::None;
+        }
+        self.calls.fetch_add(1, Ordering::Relaxed);
+        if others + 1 == limit { Taken::Last } else { Taken::One }
+    }
+
+    /// Gives a stream back.
+    pub(crate) fn give_stream(&self) {
+        self.open.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Streams open now.
+    pub(crate) fn open_streams(&self) -> usize {
+        self.open.load(Ordering::Relaxed)
+    }
+
+    /// Calls begun ever.
+    pub(crate) fn calls(&self) -> u64 {
+        self.calls.load(Ordering::Relaxed)
+    }
+
+    /// Lets the owner look at its half.
+    pub(crate) fn beat(&self) {
+        self.beaten.store(true, Ordering::Relaxed);
+        self.owner.wake();
+    }
+
+    /// Gets no more calls; open streams go on.
+    pub(crate) fn retire(&self) {
+        self.retired.store(true, Ordering::Relaxed);
+        self.owner.wake();
+    }
+
+    /// Ends the connection with everything on it.
+    pub(crate) fn cut(&self) {
+        self.retire();
+        if let Some(task) = self.cut.0.get() {
+            task.abort();
+        }
+    }
+
+    /// Notes an attempt that timed out; says whether the connection is to be taken for dead.
+    pub(crate) fn timed_out(&self) -> bool {
+        let received = self.traffic.received();
+        if self.silent.received.swap(received, Ordering::Relaxed) != received {
+            self.silent.timeouts.store(1, Ordering::Relaxed);
+            return false;
+        }
+        self.silent.timeouts.fetch_add(1, Ordering::Relaxed) + 1 >= SILENT_TIMEOUTS
+    }
+
+    /// Who was confirmed to answer here.
+    pub(crate) fn identity(&self) -> Option<&InstanceId> {
+        self.identity.get()
+    }
+
+    /// Notes who answers here.
+    pub(crate) fn confirm(&self, id: InstanceId) {
+        let _first = self.identity.set(id);
+    }
+
+    /// Sends a request and waits for the head of the answer.
+    ///
+    /// # Cancel safety
+    /// Dropping the future resets the stream.
+    pub(crate) async fn exchange(&self, request: Request<Outbound>) -> Result<Response<Incoming>, Failure> {
+        match self.send.clone().try_send_request(request).await {
+            Ok(response) => Ok(response),
+            Err(mut error) => {
+                let handed_back = error.take_message().is_some();
+                Err(Failure::http2(error.into_error(), handed_back))
+            }
+        }
+    }
+}
+
+/// Whether a stream could be taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Taken {
+    /// No.
+    None,
+    /// Yes.
+    One,
+    /// Yes, and the connection is full now.
+    Last,
+}

@@ -1,0 +1,48 @@
+//! The Meshwork channel: one way to call a service over HTTP/1.1, HTTP/2 and gRPC.
+//!
+//! A [`Channel`] follows a [`Watch`](meshwork_core::Watch) of instances, keeps a confirmed connection to each,
+//! chooses the better of two for each call, re-routes what was surely not delivered and retries what may run
+//! twice. It is a tower `Service`, so that a tonic-generated client works over it unchanged, and has verbs of
+//! its own for plain HTTP. It never registers anything and knows no registry.
+#![deny(missing_docs)]
+
+mod backoff;
+mod body;
+mod budget;
+mod channel;
+mod choose;
+mod clock;
+mod cluster;
+mod config;
+mod confirm;
+mod connect;
+mod deadline;
+mod error;
+mod failure;
+mod flight;
+mod http1;
+mod http2;
+mod io;
+mod link;
+mod options;
+mod owner;
+mod pulse;
+mod recovery;
+mod shared;
+mod stack;
+mod table;
+mod target;
+mod upload;
+mod verbs;
+mod verdict;
+
+pub use body::Body;
+pub use channel::{CallFuture, Channel};
+pub use config::{ClientConfig, Limit, Local, MethodConfig, RetryConfig};
+pub use connect::{Connect, Connected, Protocol, TcpConnect};
+pub use error::{Attempt, AttemptPhase, CallError, CallErrorKind};
+pub use io::Io;
+pub use link::ConnectionState;
+pub use options::{CallOptions, OptionsExt};
+pub use table::{ClusterView, NodeView};
+pub use verbs::{HeaderFault, RequestBuilder, Response};

@@ -1,0 +1,240 @@
+//! What the client holds for one node: how to address it and its connection of the moment.
+
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
+        atomic::{AtomicU8, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use futures_util::FutureExt;
+use meshwork_balance::{Node, NodeKey};
+use meshwork_core::{Instance, InstanceId};
+use tokio::sync::Notify;
+
+use crate::{
+    Attempt, AttemptPhase, CallError, Protocol, failure::Failure, http1::Http1, http2::Http2, target::Target,
+};
+
+/// Where the connection of a node stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ConnectionState {
+    /// Being opened for the first time, or again after it ended.
+    Connecting,
+    /// Open, and confirmed where the instance is native.
+    Connected,
+    /// The last dial failed; the next one waits for its time.
+    BackingOff,
+    /// Somebody else answers at the address; nothing is sent until the record changes.
+    Another,
+    /// The instance said that it is going away.
+    Draining,
+}
+
+impl ConnectionState {
+    const ALL: [Self; 5] =
+        [Self::Connecting, Self::Connected, Self::BackingOff, Self::Another, Self::Draining];
+
+    /// Lowercase, for tables.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Connecting => "connecting",
+            Self::Connected => "connected",
+            Self::BackingOff => "backing off",
+            Self::Another => "another",
+            Self::Draining => "draining",
+        }
+    }
+}
+
+/// Attached to a node: its connection.
+pub(crate) struct Link {
+    key: NodeKey,
+    protocol: Protocol,
+    target: Target,
+    record: ArcSwap<Instance>,
+    http2: ArcSwapOption<Http2>,
+    http1: Arc<Http1>,
+    node: OnceLock<Weak<Node>>,
+    state: AtomicU8,
+    /// Dials that failed, ever.
+    failures: AtomicU64,
+    last_failure: Mutex<Option<Attempt>>,
+    drained: Mutex<Option<InstanceId>>,
+    /// Who answered last, or whom the first record named.
+    known: Mutex<InstanceId>,
+    nudge: Notify,
+    /// Told when an HTTP/1.1 call found nobody at the address.
+    down: Notify,
+}
+
+impl Link {
+    pub(crate) fn new(key: NodeKey, protocol: Protocol, record: Arc<Instance>, http1: Http1) -> Self {
+        Self {
+            target: Target::new(&key),
+            key,
+            protocol,
+            known: Mutex::new(record.id.clone()),
+            record: ArcSwap::new(record),
+            http2: ArcSwapOption::empty(),
+            http1: Arc::new(http1),
+            node: OnceLock::new(),
+            state: AtomicU8::new(ConnectionState::Connecting as u8),
+            failures: AtomicU64::new(0),
+            last_failure: Mutex::default(),
+            drained: Mutex::default(),
+            nudge: Notify::new(),
+            down: Notify::new(),
+        }
+    }
+
+    /// Ties it to its node, which holds it.
+    pub(crate) fn tie(&self, node: &Arc<Node>) {
+        let _once = self.node.set(Arc::downgrade(node));
+    }
+
+    pub(crate) fn node(&self) -> Option<Arc<Node>> {
+        self.node.get()?.upgrade()
+    }
+
+    pub(crate) fn key(&self) -> &NodeKey {
+        &self.key
+    }
+
+    pub(crate) fn protocol(&self) -> Protocol {
+        self.protocol
+    }
+
+    pub(crate) fn target(&self) -> &Target {
+        &self.target
+    }
+
+    pub(crate) fn http1(&self) -> &Arc<Http1> {
+        &self.http1
+    }
+
+    /// The open HTTP/2 connection.
+    pub(crate) fn http2(&self) -> Option<Arc<Http2>> {
+        self.http2.load_full()
+    }
+
+    /// The record of the moment.
+    pub(crate) fn record(&self) -> Arc<Instance> {
+        self.record.load_full()
+    }
+
+    /// Takes a changed record: the node may be somebody else now, so it is worth a dial.
+    pub(crate) fn restate(&self, record: Arc<Instance>) {
+        self.record.store(record);
+        self.nudge.notify_one();
+    }
+
+    /// Waits until the record changes.
+    pub(crate) async fn nudged(&self) {
+        self.nudge.notified().await;
+    }
+
+    /// Waits until an HTTP/1.1 call finds nobody from now on.
+    pub(crate) async fn is_down(&self) {
+        // What was found before the last dial is over.
+        let _over = self.down.notified().now_or_never();
+        self.down.notified().await;
+    }
+
+    /// Says that an HTTP/1.1 call found nobody.
+    pub(crate) fn found_nobody(&self) {
+        self.down.notify_one();
+    }
+
+    pub(crate) fn state(&self) -> ConnectionState {
+        ConnectionState::ALL[usize::from(self.state.load(Ordering::Relaxed))]
+    }
+
+    pub(crate) fn set_state(&self, state: ConnectionState) {
+        self.state.store(state as u8, Ordering::Relaxed);
+    }
+
+    /// Publishes a connection (HTTP/2) or that one can be had (HTTP/1.1).
+    pub(crate) fn publish(&self, http2: Option<Arc<Http2>>) {
+        self.http2.store(http2);
+        self.set_state(ConnectionState::Connected);
+        if let Some(node) = self.node() {
+            node.set_full(false);
+            node.set_ready(true);
+        }
+    }
+
+    /// No connection any more.
+    pub(crate) fn withdraw(&self, state: ConnectionState) {
+        self.set_state(state);
+        if let Some(node) = self.node() {
+            node.set_ready(false);
+        }
+        self.http2.store(None);
+    }
+
+    /// Keeps new calls off `connection` until its owner withdraws it.
+    pub(crate) fn suspend(&self, connection: &Arc<Http2>) {
+        let is_current =
+            || self.http2.load().as_ref().is_some_and(|current| Arc::ptr_eq(current, connection));
+        if let (true, Some(node)) = (is_current(), self.node()) {
+            node.set_ready(false);
+            // The owner may have published another one meanwhile.
+            if !is_current() && self.http2.load().is_some() {
+                node.set_ready(true);
+            }
+        }
+    }
+
+    /// Who answers, where it was confirmed.
+    pub(crate) fn identity(&self) -> Option<InstanceId> {
+        self.http2.load().as_ref()?.identity().cloned()
+    }
+
+    /// Notes who answers; says whether it is another process than before.
+    pub(crate) fn identified(&self, id: &InstanceId) -> bool {
+        std::mem::replace(&mut *lock(&self.known), id.clone()) != *id
+    }
+
+    /// Notes that `id` said it is draining.
+    pub(crate) fn drain(&self, id: InstanceId) {
+        *lock(&self.drained) = Some(id);
+    }
+
+    /// Whether `id` said that it is draining; that is final for an id.
+    pub(crate) fn is_drained(&self, id: &InstanceId) -> bool {
+        lock(&self.drained).as_ref() == Some(id)
+    }
+
+    /// Notes a failed dial.
+    pub(crate) fn failed(&self, error: CallError, elapsed: Duration) {
+        let code = Failure::connect(error).code;
+        let attempt = Attempt {
+            address: Arc::clone(self.target.address()),
+            instance: self.record.load().id.clone(),
+            phase: AttemptPhase::Connect,
+            code,
+            elapsed,
+            then: "",
+        };
+        *lock(&self.last_failure) = Some(attempt);
+        self.failures.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Dials that failed, ever.
+    pub(crate) fn failures(&self) -> u64 {
+        self.failures.load(Ordering::Relaxed)
+    }
+
+    /// The last failed dial.
+    pub(crate) fn last_failure(&self) -> Option<Attempt> {
+        lock(&self.last_failure).clone()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

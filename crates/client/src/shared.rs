@@ -1,0 +1,151 @@
+//! What the calls, the connection owners and the cluster task of one channel share.
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+};
+
+use arc_swap::ArcSwap;
+use http::HeaderMap;
+use meshwork_balance::{Member, Peers, Picker};
+use meshwork_core::{Error, ServiceName, Watch, headers};
+use tokio::{
+    sync::{Notify, Semaphore},
+    time::Instant,
+};
+
+use crate::{ClientConfig, budget::Budget, clock::Clock, pulse::Pulse};
+
+/// Dials under way at a time.
+const DIALS: usize = 128;
+
+/// What kind of call it is; each kind has its own choice of endpoints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Kind {
+    Grpc,
+    Http,
+}
+
+impl Kind {
+    pub(crate) const ALL: [Self; 2] = [Self::Grpc, Self::Http];
+
+    /// By the content type of a request.
+    pub(crate) fn of(request: &HeaderMap) -> Self {
+        let content_type = request.get(http::header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+        if content_type.is_some_and(headers::is_grpc) { Self::Grpc } else { Self::Http }
+    }
+}
+
+/// The members of one kind and their picker: always stored together.
+pub(crate) struct Store {
+    /// The error behind a view that was never read; `None` once something was.
+    pub(crate) pending: Option<Pending>,
+    pub(crate) members: Arc<[Member]>,
+    pub(crate) picker: Box<dyn Picker>,
+}
+
+/// Nothing was ever read.
+#[derive(Clone)]
+pub(crate) struct Pending {
+    pub(crate) cause: Option<Arc<Error>>,
+}
+
+/// The nodes that serve one kind of call.
+pub(crate) struct Group {
+    /// Whether any call of this kind was made; nothing is dialled before.
+    wanted: AtomicBool,
+    pub(crate) store: ArcSwap<Store>,
+    /// Something changed that every waiting call should look at.
+    pub(crate) changed: Notify,
+    /// One stream became free.
+    pub(crate) freed: Notify,
+}
+
+/// See the module.
+pub(crate) struct Shared {
+    pub(crate) service: ServiceName,
+    pub(crate) config: ClientConfig,
+    pub(crate) watch: Watch,
+    pub(crate) clock: Clock,
+    pub(crate) peers: Arc<Peers>,
+    pub(crate) budget: Budget,
+    pub(crate) pulse: Pulse,
+    pub(crate) dials: Semaphore,
+    pub(crate) waiting: AtomicUsize,
+    pub(crate) closed: AtomicBool,
+    /// The cluster task should look again: a kind is wanted, an identity was confirmed.
+    pub(crate) rebuild: Notify,
+    groups: [Group; 2],
+}
+
+impl Shared {
+    pub(crate) fn new(service: ServiceName, watch: Watch, config: ClientConfig) -> Arc<Self> {
+        let clock = Clock::new();
+        let group = || Group {
+            wanted: AtomicBool::new(false),
+            store: ArcSwap::from_pointee(Store {
+                pending: Some(Pending { cause: None }),
+                members: Arc::new([]),
+                picker: config.policy.picker(Arc::new([])),
+            }),
+            changed: Notify::new(),
+            freed: Notify::new(),
+        };
+        Arc::new(Self {
+            groups: [group(), group()],
+            budget: Budget::new(config.retry.budget, config.retry.min_per_second, Instant::now()),
+            peers: Peers::new(move || clock.now()),
+            pulse: Pulse::default(),
+            dials: Semaphore::new(DIALS),
+            waiting: AtomicUsize::new(0),
+            closed: AtomicBool::new(false),
+            rebuild: Notify::new(),
+            service,
+            config,
+            watch,
+            clock,
+        })
+    }
+
+    pub(crate) fn group(&self, kind: Kind) -> &Group {
+        &self.groups[kind as usize]
+    }
+
+    /// Says that calls of this kind are made.
+    pub(crate) fn want(&self, kind: Kind) {
+        let wanted = &self.group(kind).wanted;
+        if !wanted.load(Ordering::Relaxed) && !wanted.swap(true, Ordering::Relaxed) {
+            self.rebuild.notify_one();
+        }
+    }
+
+    pub(crate) fn is_wanted(&self, kind: Kind) -> bool {
+        self.group(kind).wanted.load(Ordering::Relaxed)
+    }
+
+    /// Lets every waiting call look again.
+    pub(crate) fn wake_all(&self) {
+        self.groups.iter().for_each(|group| group.changed.notify_waiters());
+    }
+
+    /// Calls in flight on all nodes.
+    pub(crate) fn calls_in_flight(&self) -> u64 {
+        let stores = Kind::ALL.map(|kind| self.group(kind).store.load_full());
+        let nodes = stores.iter().flat_map(|store| store.members.iter());
+        nodes.map(|member| u64::from(member.node().inflight())).sum()
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Relaxed)
+    }
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let members = Kind::ALL.map(|kind| self.group(kind).store.load().members.len());
+        f.debug_struct("Shared").field("service", &self.service).field("members", &members).finish()
+    }
+}

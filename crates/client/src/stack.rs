@@ -1,0 +1,422 @@
+//! One call, from the outside in. The order of the layers stands here and nowhere else:
+//!
+//! 1. **context and deadline**: everything inside must know how long it may take and on whose behalf;
+//! 2. **reading the body ahead**: once, before any attempt, so that each can send it again;
+//! 3. **recovery** (re-route, retry with budget): outside the pick, because another attempt is another pick;
+//! 4. **pick**: outside the attempt's time-out, because waiting for a connection is no node's fault;
+//! 5. **attempt time-out**: outside the exchange, so that its passing is the node's failure, not a cancel;
+//! 6. **ticket and exchange**: innermost, so that exactly what the node did is counted on it.
+//!
+//! Room is left between 2 and 3 for limits and shedding, and around 4 to 6 for hedging.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{
+    HeaderMap, HeaderValue, Method, Request, Response, Version,
+    header::{self, HeaderName},
+    request::Parts,
+};
+use hyper::body::Incoming;
+use meshwork_balance::{Node, NodeKey, Outcome};
+use meshwork_core::{BoxError, Context, Delivered, Priority, Verdict, headers};
+use tokio::time::{self, Instant};
+
+use crate::{
+    Attempt, AttemptPhase, Body, CallError, CallErrorKind, CallOptions, Protocol,
+    body::Until,
+    choose::{self, Wish},
+    deadline::{self, Asked, Bound, Deadline, method_of},
+    failure::Failure,
+    flight::{Flight, link_of},
+    recovery::{Allowed, Next, Recovery, Trouble},
+    shared::{Kind, Shared},
+    upload::{Outbound, Upload},
+    verdict::{self, Head, Unavailable},
+};
+
+/// The time left of a call without any limit.
+const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
+/// Less time than this is no fair time for a node to answer.
+const FAIR_TIME: Duration = Duration::from_millis(20);
+
+/// What a call takes over from the call being served.
+#[derive(Default)]
+pub(crate) struct Inherited {
+    deadline: Option<Instant>,
+    trace: Option<Arc<str>>,
+    priority: Priority,
+    lane: Option<Arc<str>>,
+    attempt: u32,
+}
+
+impl Inherited {
+    /// From the running task's context.
+    pub(crate) fn current() -> Self {
+        Context::with_current(|context| {
+            context.map_or_else(Self::default, |context| Self {
+                deadline: context.deadline,
+                trace: context.trace.clone(),
+                priority: context.priority,
+                lane: context.lane.clone(),
+                attempt: context.attempt,
+            })
+        })
+    }
+}
+
+/// One call between its attempts.
+struct Call {
+    shared: Arc<Shared>,
+    options: Arc<CallOptions>,
+    kind: Kind,
+    head: Parts,
+    upload: Upload,
+    deadline: Deadline,
+    allowed: Allowed,
+    begun: Instant,
+    /// Attempts of the caller that this call is part of.
+    attempt: u32,
+    /// Nodes to keep away from if another can take the call.
+    avoid: Vec<NodeKey>,
+    /// Nodes on which an attempt failed: a retry goes to another one.
+    failed: Vec<NodeKey>,
+    attempts: Vec<Attempt>,
+    recovery: Recovery,
+}
+
+/// What one attempt came to.
+enum Came {
+    Answer(Response<Body>),
+    /// An answer by which the node says that it cannot serve; the flight is still open.
+    Unavailable(Response<Incoming>, Flight, Option<Outcome>, Unavailable),
+    Failed(Failure),
+    Over(CallError),
+}
+
+/// Makes a call.
+///
+/// # Errors
+/// [`CallError`] with every attempt that was made.
+///
+/// # Cancel safety
+/// Dropping the future cancels the call.
+pub(crate) async fn call<B>(
+    shared: Arc<Shared>,
+    options: Arc<CallOptions>,
+    inherited: Inherited,
+    request: Request<B>,
+) -> Result<Response<Body>, CallError>
+where
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    if let Some(fault) = options.fault() {
+        let error = CallError::new(CallErrorKind::Invalid, "pinning the call to an instance");
+        return Err(error.with_source(fault.clone()).with_service(&shared.service));
+    }
+    let begun = Instant::now();
+    let (mut head, body) = request.into_parts();
+    let kind = Kind::of(&head.headers);
+    shared.want(kind);
+    shared.budget.called(begun);
+
+    // 1. context and deadline
+    let method = method_of(head.uri.path(), &shared.config);
+    let asked = Asked {
+        inherited: inherited.deadline,
+        header: deadline::asked_by(&head.headers),
+        option: options.timeout,
+    };
+    let deadline = Deadline::new(begun, &asked, method, &shared.config);
+    let idempotent = options
+        .idempotent
+        .unwrap_or_else(|| method.is_some_and(|method| method.idempotent) || is_safe(kind, &head.method));
+    write_context(&mut head.headers, &options, &inherited);
+
+    // 2. reading the body ahead
+    let upload = Upload::read_ahead(body).await.map_err(|error| {
+        CallError::new(CallErrorKind::Invalid, "reading the body of the request")
+            .with_source(error)
+            .with_service(&shared.service)
+    })?;
+    let allowed = Allowed {
+        idempotent,
+        kept: upload.is_kept(),
+        nested: inherited.attempt > 0,
+        attempts: shared.config.retry.attempts,
+    };
+    let call = Call {
+        shared,
+        options,
+        kind,
+        head,
+        upload,
+        deadline,
+        allowed,
+        begun,
+        attempt: inherited.attempt,
+        avoid: Vec::new(),
+        failed: Vec::new(),
+        attempts: Vec::new(),
+        recovery: Recovery::default(),
+    };
+    call.run().await
+}
+
+/// Whether the method of a plain call promises that it may run twice.
+fn is_safe(kind: Kind, method: &Method) -> bool {
+    kind == Kind::Http && matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS)
+}
+
+/// What travels with every attempt.
+fn write_context(to: &mut HeaderMap, options: &CallOptions, inherited: &Inherited) {
+    let priority = options.priority.unwrap_or(inherited.priority);
+    if priority != Priority::Normal {
+        to.insert(HeaderName::from_static(headers::PRIORITY), HeaderValue::from_static(priority.as_str()));
+    }
+    if let Some(lane) = options.lane.as_ref().or(inherited.lane.as_ref())
+        && let Ok(lane) = HeaderValue::from_str(lane)
+    {
+        to.insert(HeaderName::from_static(headers::LANE), lane);
+    }
+    if let Some(trace) = &inherited.trace
+        && !to.contains_key(headers::TRACEPARENT)
+        && let Ok(trace) = HeaderValue::from_str(trace)
+    {
+        to.insert(HeaderName::from_static(headers::TRACEPARENT), trace);
+    }
+}
+
+impl Call {
+    // 3. recovery
+    async fn run(mut self) -> Result<Response<Body>, CallError> {
+        let mut insist = false;
+        let mut chosen = None;
+        loop {
+            // 4. pick
+            let (flight, began) = match chosen.take() {
+                Some(chosen) => chosen,
+                None => match self.choose(insist).await {
+                    Ok(chosen) => chosen,
+                    Err(error) => return Err(self.over(error)),
+                },
+            };
+            let node = flight.node();
+            let next = match self.attempt(flight, began).await {
+                Came::Answer(answer) => return Ok(answer),
+                Came::Over(error) => {
+                    self.note(&node, AttemptPhase::Exchange, began, "no answer", "the call's time is over");
+                    return Err(self.over(error));
+                }
+                Came::Failed(failure) => {
+                    let next = self.after(&Trouble::of(&failure, self.left()), &node);
+                    self.note(&node, failure.phase, began, &failure.code, next.words());
+                    if let Next::Stop(_) = next {
+                        return Err(self.over(failure.into_error()));
+                    }
+                    self.avoid.push(node.key().clone());
+                    if let Next::Retry(pause) = next {
+                        self.failed.push(node.key().clone());
+                        self.pause(pause).await;
+                    }
+                    next
+                }
+                Came::Unavailable(answer, flight, verdict, unavailable) => {
+                    let next = self.after(&Trouble::unavailable(&unavailable, self.left()), &node);
+                    self.note(&node, AttemptPhase::Exchange, began, &unavailable.code, next.words());
+                    let Next::Retry(pause) = next else { return Ok(self.answer(answer, flight, verdict)) };
+                    self.avoid.push(node.key().clone());
+                    self.failed.push(node.key().clone());
+                    self.pause(pause).await;
+                    // There is an answer to fall back on, so another node is not waited for.
+                    chosen = choose::choose_now(&self.shared, &self.wish(true)).map(|f| (f, Instant::now()));
+                    if chosen.is_none() {
+                        return Ok(self.answer(answer, flight, verdict));
+                    }
+                    drop(answer);
+                    flight.finish(Outcome::Failure, false);
+                    next
+                }
+            };
+            insist = matches!(next, Next::Retry(_));
+        }
+    }
+
+    fn after(&mut self, trouble: &Trouble, node: &Node) -> Next {
+        let (shared, kind, failed) = (&self.shared, self.kind, &self.failed);
+        let pinned = self.options.instance.is_some() || self.options.addr.is_some();
+        let others = || !pinned && choose::has_others(shared, kind, failed, node.key());
+        let budget = || shared.budget.take(Instant::now());
+        self.recovery.next(trouble, &self.allowed, others, budget)
+    }
+
+    async fn pause(&self, pause: Duration) {
+        if !pause.is_zero() {
+            time::sleep(pause).await;
+        }
+    }
+
+    async fn choose(&self, insist: bool) -> Result<(Flight, Instant), CallError> {
+        let now = if self.attempts.is_empty() { self.begun } else { Instant::now() };
+        choose::choose(&self.shared, &self.wish(insist), now).await
+    }
+
+    fn wish(&self, insist: bool) -> Wish<'_> {
+        Wish {
+            kind: self.kind,
+            options: &self.options,
+            deadline: &self.deadline,
+            path: self.head.uri.path(),
+            avoid: &self.avoid,
+            refuse: if insist { &self.failed } else { &[] },
+        }
+    }
+
+    // 5. attempt time-out, and 6. ticket and exchange
+    async fn attempt(&self, mut flight: Flight, now: Instant) -> Came {
+        let Some(body) = self.upload.attempt(self.kind == Kind::Http).await else {
+            flight.finish(Outcome::Neutral, false);
+            return Came::Failed(Failure::spent());
+        };
+        let bound = self.deadline.exchange(self.upload.is_stream());
+        let request = self.request(&flight, body, bound, now);
+        let limit = self.attempt_limit();
+        let attempt_ends = limit.and_then(|limit| now.checked_add(limit));
+        let ends = bound.map(Bound::at).into_iter().chain(attempt_ends).min();
+        let exchanged = match ends {
+            None => flight.exchange(request).await,
+            Some(at) => match time::timeout_at(at, flight.exchange(request)).await {
+                Ok(exchanged) => exchanged,
+                Err(_elapsed) => return self.timed_out(flight, now, at, bound, limit),
+            },
+        };
+        let answer = match exchanged {
+            Ok(answer) => answer,
+            Err(failure) => {
+                flight.fail(&failure);
+                return Came::Failed(failure);
+            }
+        };
+        match verdict::of_head(self.kind, &answer) {
+            Head::Refused(failure, why) => {
+                flight.refused(&failure, why);
+                Came::Failed(failure)
+            }
+            Head::Answer { verdict, unavailable: Some(unavailable) } => {
+                Came::Unavailable(answer, flight, verdict, unavailable)
+            }
+            Head::Answer { verdict, unavailable: None } => Came::Answer(self.answer(answer, flight, verdict)),
+        }
+    }
+
+    fn attempt_limit(&self) -> Option<Duration> {
+        self.options
+            .attempt_timeout
+            .or_else(|| self.shared.config.attempt_timeout.as_ref().map(crate::Limit::duration))
+    }
+
+    fn timed_out(
+        &self,
+        flight: Flight,
+        began: Instant,
+        at: Instant,
+        bound: Option<&Bound>,
+        limit: Option<Duration>,
+    ) -> Came {
+        match bound.filter(|bound| bound.at() <= at) {
+            Some(bound) => {
+                // The rest of a call's time may be too short for any node.
+                let had = began.elapsed();
+                let is_fair = had >= FAIR_TIME && had >= self.begun.elapsed() / 2;
+                flight.timed_out(is_fair);
+                let error = bound.passed("answer", self.head.uri.path(), &self.shared.config);
+                Came::Over(error.delivered_maybe())
+            }
+            None => {
+                flight.timed_out(true);
+                Came::Failed(Failure::attempt_timeout(limit.unwrap_or_default()))
+            }
+        }
+    }
+
+    fn answer(&self, answer: Response<Incoming>, flight: Flight, verdict: Option<Outcome>) -> Response<Body> {
+        let until = self.deadline.body().map(|bound| {
+            Until::new(*bound, self.head.uri.path_and_query().cloned(), Arc::clone(&self.shared))
+        });
+        answer.map(|incoming| Body::new(incoming, flight, verdict, until))
+    }
+
+    /// The request of one attempt.
+    fn request(
+        &self,
+        flight: &Flight,
+        body: Outbound,
+        bound: Option<&Bound>,
+        now: Instant,
+    ) -> Request<Outbound> {
+        let link = flight.link();
+        let target = link.target();
+        let mut request = Request::new(body);
+        *request.method_mut() = self.head.method.clone();
+        let fields = request.headers_mut();
+        *fields = self.head.headers.clone();
+        let is_first = self.attempts.is_empty();
+        if let Some(bound) = bound {
+            deadline::write(fields, self.kind == Kind::Grpc, bound, now, is_first);
+        }
+        let attempt = self.attempt.saturating_add(u32::from(self.recovery.retries()));
+        if attempt > 0 {
+            fields.insert(HeaderName::from_static(headers::ATTEMPT), HeaderValue::from(attempt));
+        }
+        if let Some(id) = &self.options.instance
+            && link.record().is_native()
+            && let Ok(to) = HeaderValue::try_from(format!("{}/{id}", self.shared.service))
+        {
+            fields.insert(HeaderName::from_static(headers::TO), to);
+        }
+        let uri = target.uri_of(&self.head.uri);
+        match link.protocol() {
+            Protocol::Http2 => {
+                *request.version_mut() = Version::HTTP_2;
+                *request.uri_mut() = uri;
+            }
+            Protocol::Http1 => {
+                let host = self.head.uri.authority().and_then(|a| HeaderValue::from_str(a.as_str()).ok());
+                fields.entry(header::HOST).or_insert_with(|| host.unwrap_or_else(|| target.host().clone()));
+                let path = uri.path_and_query().cloned();
+                *request.version_mut() = Version::HTTP_11;
+                *request.uri_mut() = path.map_or_else(http::Uri::default, http::Uri::from);
+            }
+        }
+        request
+    }
+
+    fn left(&self) -> Duration {
+        let bound = self.deadline.exchange(self.upload.is_stream());
+        bound.map_or(FOREVER, |bound| bound.at().saturating_duration_since(Instant::now()))
+    }
+
+    fn note(&mut self, node: &Node, phase: AttemptPhase, began: Instant, code: &str, then: &'static str) {
+        let link = link_of(node);
+        let (service, address, elapsed) = (&self.shared.service, link.target().address(), began.elapsed());
+        tracing::debug!(%service, %address, code, ?elapsed, then, "attempt failed");
+        self.attempts.push(Attempt {
+            address: Arc::clone(address),
+            instance: link.record().id.clone(),
+            phase,
+            code: code.to_owned().into(),
+            elapsed,
+            then,
+        });
+    }
+
+    /// The error of the whole call.
+    fn over(&mut self, error: CallError) -> CallError {
+        let mut attempts = std::mem::take(&mut self.attempts);
+        attempts.extend(error.attempts().iter().cloned());
+        let delivered_before = attempts.len() > 1 && self.recovery.retries() > 0;
+        let delivered = if delivered_before { Delivered::Maybe } else { error.delivered() };
+        error.with_delivered(delivered).with_attempts(attempts).with_service(&self.shared.service)
+    }
+}

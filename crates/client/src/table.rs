@@ -1,0 +1,86 @@
+//! What people and tables read of a channel: its nodes with their state and figures, without any lock.
+
+use std::{sync::Arc, time::Duration};
+
+use meshwork_core::{Instance, InstanceId, Staleness};
+
+use crate::{
+    ConnectionState,
+    flight::link_of,
+    shared::{Kind, Shared},
+};
+
+/// One node of a channel at a moment.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct NodeView {
+    /// The record.
+    pub instance: Arc<Instance>,
+    /// Who answers there, where the connection was confirmed.
+    pub confirmed: Option<InstanceId>,
+    /// `host:port`.
+    pub address: Arc<str>,
+    /// Where its connection stands.
+    pub state: ConnectionState,
+    /// Calls in flight.
+    pub inflight: u32,
+    /// The mean latency with its penalties, once it has answered.
+    pub latency: Option<Duration>,
+    /// Successful calls of the last 10 s.
+    pub successes: u32,
+    /// Failed calls of the last 10 s.
+    pub failures: u32,
+    /// For how long it is still ejected; `None` when it is not.
+    pub ejected_for: Option<Duration>,
+    /// How often it was connected.
+    pub connects: u32,
+    /// How often a dial failed.
+    pub failed_dials: u64,
+}
+
+/// A channel's view of its service at a moment.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct ClusterView {
+    /// How sure the registry is of the set.
+    pub staleness: Staleness,
+    /// Grows with every change that the registry published.
+    pub generation: u64,
+    /// The nodes, by instance id; gRPC and plain HTTP nodes of one instance are separate when they have
+    /// separate endpoints. Empty before the first call: a channel is lazy.
+    pub nodes: Vec<NodeView>,
+}
+
+/// Reads the view.
+pub(crate) fn view(shared: &Shared) -> ClusterView {
+    let (snapshot, now) = (shared.watch.latest(), shared.clock.now());
+    let mut nodes: Vec<NodeView> = Vec::new();
+    let mut seen = Vec::new();
+    for kind in Kind::ALL {
+        for member in shared.group(kind).store.load().members.iter() {
+            let node = member.node();
+            if seen.iter().any(|other| Arc::ptr_eq(other, node)) {
+                continue;
+            }
+            let (link, stats) = (link_of(node), node.stats(now));
+            nodes.push(NodeView {
+                instance: Arc::clone(member.instance()),
+                confirmed: link.identity(),
+                address: Arc::clone(link.target().address()),
+                state: link.state(),
+                inflight: stats.inflight,
+                latency: stats.latency,
+                successes: stats.successes,
+                failures: stats.failures,
+                ejected_for: stats.ejected_for,
+                connects: stats.connects,
+                failed_dials: link.failures(),
+            });
+            if kind == Kind::ALL[0] && shared.is_wanted(Kind::ALL[1]) {
+                seen.push(Arc::clone(node));
+            }
+        }
+    }
+    nodes.sort_by(|a, b| a.instance.id.cmp(&b.instance.id));
+    ClusterView { staleness: snapshot.staleness().clone(), generation: snapshot.generation(), nodes }
+}
