@@ -118,12 +118,10 @@ impl Claim {
     /// Judges what stands under the keys of `records`, in their order.
     pub(crate) fn judge(&self, keys: &Keys, records: &Records, lease: i64, found: &[Option<Entry>]) -> Found {
         let first = found.first().and_then(Option::as_ref);
-        if let Some(entry) = first {
-            if let Decoded::Instance(instance) = keys.decode(entry) {
-                if !self.selves.contains(&Identity::of(&instance)) {
-                    return Found::Another;
-                }
-            }
+        if let Some(Decoded::Instance(instance)) = first.map(|entry| keys.decode(entry))
+            && !self.selves.contains(&Identity::of(&instance))
+        {
+            return Found::Another;
         }
         let same = |(record, entry): (&(String, Vec<u8>), &Option<Entry>)| {
             entry.as_ref().is_some_and(|e| e.lease == lease && e.value == record.1)

@@ -34,6 +34,14 @@ pub(crate) fn of(context: impl Into<Box<str>>, cause: etcd_client::Error) -> Err
     Error::new(kind, context).with_source(source)
 }
 
+/// The error of the first request on a connection, where the other side may be anything.
+pub(crate) fn of_first_contact(address: &str, cause: etcd_client::Error) -> Error {
+    if code(&cause) == Some(Code::Cancelled) {
+        return of(format!("{address} closed the connection without an answer (is it an etcd?)"), cause);
+    }
+    of(format!("asking {address}"), cause)
+}
+
 /// A second error of the same kind, for another who met the same fault.
 pub(crate) fn again(context: impl Into<Box<str>>, cause: &Arc<Error>) -> Error {
     Error::new(cause.kind(), context).with_source(Arc::clone(cause))

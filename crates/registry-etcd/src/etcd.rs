@@ -34,7 +34,12 @@ impl Etcd {
     /// when one fails.
     pub fn new<E: Into<String>>(endpoints: impl IntoIterator<Item = E>) -> Self {
         let endpoints = endpoints.into_iter().map(Into::into).collect();
-        EtcdConfig { endpoints, ..EtcdConfig::default() }.into()
+        Self::with_config(EtcdConfig { endpoints, ..EtcdConfig::default() })
+    }
+
+    /// With the settings of a `[registry.etcd]` table.
+    pub fn with_config(config: EtcdConfig) -> Self {
+        Self { config, env: "dev".into(), also_written: Vec::new() }
     }
 
     /// What all keys begin with. Default: `meshwork`.
@@ -100,12 +105,6 @@ impl Etcd {
     /// Its settings.
     pub fn config(&self) -> &EtcdConfig {
         &self.config
-    }
-}
-
-impl From<EtcdConfig> for Etcd {
-    fn from(config: EtcdConfig) -> Self {
-        Self { config, env: "dev".into(), also_written: Vec::new() }
     }
 }
 

@@ -57,7 +57,7 @@ impl Keys {
     }
 
     /// A list as changes: what was refused, then the set.
-    pub(crate) fn set(&self, listing: Listing) -> Vec<Change> {
+    pub(crate) fn set(&self, listing: &Listing) -> Vec<Change> {
         let mut told = Vec::new();
         let mut set = Vec::with_capacity(listing.entries.len());
         for entry in &listing.entries {
@@ -127,7 +127,7 @@ mod tests {
         let keys = keys();
         let (_, good) = keys.records(&user("user-1"), 7).unwrap().remove(0);
         let entries = vec![entry("user-1", &good), entry("user-2", b"\xff"), entry("a/b", b"{}")];
-        let told = keys.set(Listing { revision: 3, entries });
+        let told = keys.set(&Listing { revision: 3, entries });
         assert!(matches!(&told[0], Change::Refused { id: Some(id), .. } if id.as_str() == "user-2"));
         assert!(matches!(&told[1], Change::Set(set) if set.len() == 1 && set[0].id.as_str() == "user-1"));
         assert_eq!(told.len(), 2);

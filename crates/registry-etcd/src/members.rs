@@ -197,10 +197,10 @@ impl Members {
             }
             avoid = Some(link.address.clone());
         }
-        if let Some((at, error)) = &state.failed {
-            if *at >= asked {
-                return Err(errors::echo(error));
-            }
+        if let Some((at, error)) = &state.failed
+            && *at >= asked
+        {
+            return Err(errors::echo(error));
         }
         match self.search(avoid.as_deref()).await {
             Ok(link) => {
@@ -253,7 +253,7 @@ impl Members {
         let options = GetOptions::new().with_keys_only();
         match time::timeout(self.attempt_timeout, kv.get(&*self.probe_key, Some(options))).await {
             Ok(Ok(answer)) => self.check(answer.header()).map(|_| link),
-            Ok(Err(cause)) => Err(errors::of(format!("asking {address}"), cause)),
+            Ok(Err(cause)) => Err(errors::of_first_contact(&address, cause)),
             Err(_elapsed) => Err(silent_member(&address, self.attempt_timeout)),
         }
     }
@@ -285,10 +285,10 @@ impl Members {
         let advertised = list.members().iter().filter(|member| !member.is_learner());
         let mut addresses = self.configured.clone();
         for url in advertised.flat_map(|member| member.client_urls()) {
-            if let Ok(address) = address(url) {
-                if !addresses.iter().any(|known| **known == *address) {
-                    addresses.push(address.into());
-                }
+            if let Ok(address) = address(url)
+                && !addresses.iter().any(|known| **known == *address)
+            {
+                addresses.push(address.into());
             }
         }
         *self.lock_addresses() = addresses;

@@ -75,7 +75,13 @@ impl Subscription {
                 None => Some(self.input().await?),
             };
             if let Some(input) = input {
+                let was_live = self.follower.is_live();
                 self.orders.extend(self.follower.step(input));
+                if was_live && !self.follower.is_live() {
+                    // A gap: what is bridged within one request's time is not worth an error.
+                    self.audit = None;
+                    self.deadline = Instant::now() + self.hub.members.request_timeout();
+                }
             }
         }
     }
@@ -92,11 +98,11 @@ impl Subscription {
                 let read = time::timeout_at(self.deadline, list).await;
                 return Ok(Some(Input::Listed(read.map_err(|_elapsed| self.overdue())??)));
             }
-            Order::Replace(listing) => self.told.extend(self.hub.keys.set(listing)),
+            Order::Replace(listing) => self.told.extend(self.hub.keys.set(&listing)),
             Order::Apply(events) => self.told.extend(self.hub.keys.delta(&events)),
             Order::Repair(listing) => {
                 tracing::warn!(prefix = %self.prefix, revision = listing.revision, "the watch had missed a change");
-                self.told.extend(self.hub.keys.set(listing));
+                self.told.extend(self.hub.keys.set(&listing));
             }
         }
         Ok(None)
@@ -113,8 +119,6 @@ impl Subscription {
                 Told::Compacted => Ok(Input::Compacted),
                 Told::Cut(cause) if live => {
                     tracing::debug!(prefix = %self.prefix, cause = %ErrorChain(&*cause), "watch cut");
-                    self.audit = None;
-                    self.deadline = Instant::now() + self.hub.members.request_timeout();
                     Ok(Input::Cut)
                 }
                 Told::Cut(cause) => Err(errors::again(format!("watching {}", self.prefix), &cause)),

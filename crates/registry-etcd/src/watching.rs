@@ -84,6 +84,10 @@ struct Stream<'a> {
 impl Stream<'_> {
     async fn run(mut self, mut answers: WatchResponseStream) -> Error {
         let (mut heard, mut ask) = (Instant::now(), Instant::now() + ASK_EVERY);
+        // Whatever was wanted while there was no stream; its wake-up may be spent.
+        if let Err(error) = self.send_wishes().await {
+            return error;
+        }
         loop {
             tokio::select! {
                 answer = answers.message() => {
