@@ -1,0 +1,245 @@
+//! The builder that a service author sees.
+
+use std::{convert::Infallible, future::Future, process::ExitCode, sync::Arc};
+
+use axum::{Router, response::IntoResponse, routing::Route};
+use meshwork_client::Channel;
+use meshwork_config::ConfigError;
+use meshwork_core::{Backend, BuildInfo, Error, ErrorChain};
+use meshwork_server::{Services, Split};
+use serde::de::DeserializeOwned;
+use tower_layer::Layer;
+use tower_service::Service;
+
+use crate::{
+    Handle, Report, RunError,
+    channels::unusable,
+    handle::Shared,
+    hooks::{Hooks, Outcome, boxed},
+    run, telemetry,
+};
+
+/// A service: an axum router and tonic services with all that a fleet needs.
+///
+/// Nothing happens before [`serve`](Self::serve); mistakes made on the way (a bad name, a bad
+/// configuration, a registry that cannot be opened) surface there.
+///
+/// ```no_run
+/// use meshwork::{App, BoxError};
+/// use axum::{Router, routing::get};
+///
+/// #[tokio::main]
+/// async fn main() -> Result<(), BoxError> {
+///     let http = Router::new().route("/hello", get(|| async { "hello" }));
+///     App::new().http(http).serve().await?;
+///     Ok(())
+/// }
+/// ```
+#[must_use = "an app does nothing before `serve`"]
+pub struct App {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) services: Services,
+    pub(crate) hooks: Hooks,
+}
+
+impl App {
+    /// An app with nothing in it. Its configuration is `config/default.toml`, then `config/{env}.toml`,
+    /// then `MESHWORK__*`, then [`with_config`](Self::with_config); `MESHWORK_ENV` names the environment
+    /// (default `dev`).
+    pub fn new() -> Self {
+        Self { shared: Arc::new(Shared::new()), services: Services::new(), hooks: Hooks::default() }
+    }
+
+    /// Announces and finds at `backend`, whatever `[registry] use` says.
+    ///
+    /// Must come before the first [`channel`](Self::channel).
+    pub fn with_registry(self, backend: impl Backend) -> Self {
+        self.shared.lazy.set("with_registry", |setup| setup.backend = Some(Box::new(backend)));
+        self
+    }
+
+    /// Configuration in code: TOML that wins over files and environment variables. Again = added.
+    ///
+    /// Must come before the first [`channel`](Self::channel) or [`config`](Self::config).
+    pub fn with_config(self, toml: impl AsRef<str>) -> Self {
+        self.shared.lazy.set("with_config", |setup| {
+            let all = setup.config.get_or_insert_default();
+            all.push_str(toml.as_ref());
+            all.push('\n');
+        });
+        self
+    }
+
+    /// The environment, instead of `MESHWORK_ENV`: which `config/{env}.toml` is read and under which
+    /// name the instance is announced.
+    pub fn with_environment(self, environment: impl Into<String>) -> Self {
+        self.shared.lazy.set("with_environment", |setup| setup.environment = Some(environment.into()));
+        self
+    }
+
+    /// What the record says of the build; see [`build_info!`](crate::build_info).
+    pub fn with_build(self, build: BuildInfo) -> Self {
+        self.shared.lazy.set("with_build", |setup| setup.build = build);
+        self
+    }
+
+    /// The application's own section of the configuration. A section that is absent reads as an empty one.
+    ///
+    /// # Errors
+    /// What is wrong and where: file, line, column, the nearest valid key.
+    pub fn config<T: DeserializeOwned>(&self, section: &str) -> Result<T, RunError> {
+        match self.shared.lazy.get() {
+            Some(wiring) => wiring.config.section(section).map_err(|e: ConfigError| e.into()),
+            None => Err(self.shared.lazy.take_fault().unwrap_or_else(|| {
+                RunError::Setup(Error::invalid("configuration could not be read, as reported before"))
+            })),
+        }
+    }
+
+    /// A channel to a service, by its name (`users`) or a target (`direct:///a:1,b:2`, `local:///users`,
+    /// `etcd://host:2379/users`).
+    ///
+    /// No I/O: it resolves in the background, and calls wait for the first answer up to their deadline.
+    /// The same target gives the same channel.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub fn channel(&self, target: &str) -> Channel {
+        let Some(wiring) = self.shared.lazy.get() else {
+            return unusable(&Arc::new(Error::invalid("app could not be set up; `serve` says why")));
+        };
+        wiring.channels.get(target).unwrap_or_else(|error| {
+            let told = Error::new(error.kind(), ErrorChain(&error).to_string());
+            self.shared.lazy.fault(RunError::Setup(error));
+            unusable(&Arc::new(told))
+        })
+    }
+
+    /// Adds an axum router; again = merged.
+    pub fn http(mut self, router: Router) -> Self {
+        self.services = self.services.http(router);
+        self
+    }
+
+    /// Adds a generated gRPC server, intercepted or not; again = added.
+    pub fn grpc<S>(mut self, service: S) -> Self
+    where
+        S: Service<http::Request<tonic::body::Body>, Error = Infallible>
+            + tonic::server::NamedService
+            + Clone
+            + Send
+            + Sync
+            + 'static,
+        S::Response: IntoResponse,
+        S::Future: Send + 'static,
+    {
+        self.services = self.services.grpc_service(service);
+        self
+    }
+
+    /// Puts a layer around all routers, HTTP and gRPC, whenever they were added; again = around that.
+    pub fn layer<L>(mut self, layer: L) -> Self
+    where
+        L: Layer<Route> + Clone + Send + Sync + 'static,
+        L::Service: Service<http::Request<axum::body::Body>> + Clone + Send + Sync + 'static,
+        <L::Service as Service<http::Request<axum::body::Body>>>::Response: IntoResponse + 'static,
+        <L::Service as Service<http::Request<axum::body::Body>>>::Error: Into<Infallible> + 'static,
+        <L::Service as Service<http::Request<axum::body::Body>>>::Future: Send + 'static,
+    {
+        self.services = self.services.layer(layer);
+        self
+    }
+
+    /// Runs before the instance is announced, while the listeners are already open; again = after that.
+    /// An error ends the start with exit code 5.
+    pub fn warm_up<F, Fut>(mut self, hook: F) -> Self
+    where
+        F: FnOnce(Handle) -> Fut + Send + 'static,
+        Fut: Future + Send + 'static,
+        Fut::Output: Outcome,
+    {
+        self.hooks.warm_up.push(boxed(hook));
+        self
+    }
+
+    /// Runs once the instance is announced; again = after that. An error stops the app.
+    pub fn on_serving<F, Fut>(mut self, hook: F) -> Self
+    where
+        F: FnOnce(Handle) -> Fut + Send + 'static,
+        Fut: Future + Send + 'static,
+        Fut::Output: Outcome,
+    {
+        self.hooks.on_serving.push(boxed(hook));
+        self
+    }
+
+    /// Runs when all calls have finished, in reverse order of declaration, each within 5 s and what is
+    /// left of `drain.deadline`, at least 100 ms.
+    pub fn on_stop<F, Fut>(mut self, hook: F) -> Self
+    where
+        F: FnOnce(Handle) -> Fut + Send + 'static,
+        Fut: Future + Send + 'static,
+        Fut::Output: Outcome,
+    {
+        self.hooks.on_stop.push(boxed(hook));
+        self
+    }
+
+    /// A handle for the time after `serve` has taken the app.
+    pub fn handle(&self) -> Handle {
+        Handle::new(Arc::clone(&self.shared))
+    }
+
+    /// Serves until SIGINT, SIGTERM or [`Handle::stop`], then leaves and drains. A second signal ends the
+    /// process at once with exit code 128 + its number.
+    ///
+    /// When the process has no `tracing` subscriber yet, one that writes to standard error is set;
+    /// `RUST_LOG` (`info`, `meshwork=debug,h2=warn`) filters it.
+    ///
+    /// # Errors
+    /// [`RunError`] when it could not start.
+    ///
+    /// # Cancel safety
+    /// Dropping the future cuts everything at once; the registration ends as well as it can.
+    pub async fn serve(self) -> Result<Report, RunError> {
+        telemetry::init();
+        run::run(self, std::future::pending(), run::Signals::Listen).await
+    }
+
+    /// As [`serve`](Self::serve), as the whole of `main`: prints an error and returns the exit code that
+    /// [`RunError`] documents.
+    ///
+    /// # Cancel safety
+    /// As [`serve`](Self::serve).
+    pub async fn run(self) -> ExitCode {
+        match self.serve().await {
+            Ok(report) => ExitCode::from(&report),
+            Err(error) => {
+                eprintln!("error: {error:?}");
+                ExitCode::from(&error)
+            }
+        }
+    }
+
+    /// The routers as one tower service, for calls inside the process: no listener, no health, no context.
+    pub fn into_service(self) -> Split {
+        self.services.into_service()
+    }
+
+    /// Serves until `stop` is ready or [`Handle::stop`] is called; for tests: no signals, no subscriber.
+    ///
+    /// # Errors
+    /// [`RunError`] when it could not start.
+    ///
+    /// # Cancel safety
+    /// As [`serve`](Self::serve).
+    pub async fn serve_until(self, stop: impl Future<Output = ()>) -> Result<Report, RunError> {
+        run::run(self, stop, run::Signals::Ignore).await
+    }
+}
+
+impl Default for App {
+    fn default() -> Self {
+        Self::new()
+    }
+}

@@ -1,0 +1,90 @@
+//! The phase of an app and the wish to stop it, shared by the runner, the handle and the signals.
+
+use std::sync::Arc;
+
+use meshwork_core::Phase;
+use tokio::{sync::watch, time::Instant};
+use tokio_util::sync::CancellationToken;
+
+/// Shared by clone.
+#[derive(Clone)]
+pub(crate) struct Control {
+    phase: Arc<watch::Sender<Phase>>,
+    wish: Arc<watch::Sender<Option<Stop>>>,
+    stopping: CancellationToken,
+}
+
+/// The wish to stop: why, and since when; the first one counts.
+#[derive(Clone, Debug)]
+pub(crate) struct Stop {
+    pub(crate) cause: Box<str>,
+    pub(crate) since: Instant,
+}
+
+impl Control {
+    pub(crate) fn new() -> Self {
+        Self {
+            phase: Arc::new(watch::Sender::new(Phase::Starting)),
+            wish: Arc::new(watch::Sender::new(None)),
+            stopping: CancellationToken::new(),
+        }
+    }
+
+    pub(crate) fn phase(&self) -> Phase {
+        *self.phase.borrow()
+    }
+
+    pub(crate) fn phases(&self) -> watch::Receiver<Phase> {
+        self.phase.subscribe()
+    }
+
+    /// Phases only go forward.
+    pub(crate) fn enter(&self, phase: Phase) {
+        let entered = self.phase.send_if_modified(|now| {
+            let forward = phase > *now;
+            if forward {
+                *now = phase;
+            }
+            forward
+        });
+        if entered {
+            tracing::info!(%phase, "phase");
+        }
+    }
+
+    pub(crate) fn stop(&self, cause: &str) {
+        self.wish.send_if_modified(|wish| {
+            let first = wish.is_none();
+            wish.get_or_insert_with(|| Stop { cause: cause.into(), since: Instant::now() });
+            first
+        });
+        self.stopping.cancel();
+    }
+
+    /// Cancelled as soon as somebody asked to stop.
+    pub(crate) fn stopping(&self) -> CancellationToken {
+        self.stopping.clone()
+    }
+
+    /// Waits for the wish to stop. Cancel-safe.
+    pub(crate) async fn asked(&self) -> Stop {
+        self.stopping.cancelled().await;
+        self.wish.borrow().clone().unwrap_or_else(|| Stop { cause: "stop".into(), since: Instant::now() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_first_wish_counts_and_phases_never_go_back() {
+        let control = Control::new();
+        control.stop("SIGTERM");
+        control.stop("handle");
+        assert_eq!(&*control.asked().await.cause, "SIGTERM");
+        control.enter(Phase::Draining);
+        control.enter(Phase::Serving);
+        assert_eq!(control.phase(), Phase::Draining);
+    }
+}

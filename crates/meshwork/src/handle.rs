@@ -1,0 +1,205 @@
+//! What is left of an app after `serve` has taken it.
+
+use std::{
+    fmt,
+    net::SocketAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use meshwork_client::Channel;
+use meshwork_core::{Error, Instance, Phase, Registration, RegistrationState};
+use meshwork_server::Health;
+use tokio_util::sync::CancellationToken;
+
+use crate::{control::Control, wiring::Lazy};
+
+/// Shared by an app, its handles and its runner.
+pub(crate) struct Shared {
+    pub(crate) lazy: Lazy,
+    pub(crate) control: Control,
+    pub(crate) health: Health,
+    bound: Mutex<Vec<SocketAddr>>,
+    announced: Mutex<Announced>,
+}
+
+type InstanceChange = Box<dyn FnOnce(&mut Instance) + Send>;
+
+/// The record before, while and after it is announced.
+#[derive(Default)]
+struct Announced {
+    changes: Vec<InstanceChange>,
+    registration: Option<Registration>,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+// === impl Shared ===
+
+impl Shared {
+    pub(crate) fn new() -> Self {
+        Self {
+            lazy: Lazy::default(),
+            control: Control::new(),
+            health: Health::new(),
+            bound: Mutex::default(),
+            announced: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn set_bound(&self, addrs: Vec<SocketAddr>) {
+        *locked(&self.bound) = addrs;
+    }
+
+    /// Applies what was asked for before there was a record.
+    pub(crate) fn apply_changes(&self, instance: &mut Instance) {
+        for change in std::mem::take(&mut locked(&self.announced).changes) {
+            change(instance);
+        }
+    }
+
+    pub(crate) fn set_registration(&self, registration: Registration) {
+        let mut announced = locked(&self.announced);
+        let late = std::mem::take(&mut announced.changes);
+        for change in late {
+            registration.update(change);
+        }
+        announced.registration = Some(registration);
+    }
+
+    pub(crate) fn bound(&self) -> Vec<SocketAddr> {
+        locked(&self.bound).clone()
+    }
+
+    pub(crate) fn instance(&self) -> Option<Arc<Instance>> {
+        locked(&self.announced).registration.as_ref().map(Registration::instance)
+    }
+
+    pub(crate) fn take_registration(&self) -> Option<Registration> {
+        locked(&self.announced).registration.take()
+    }
+
+    fn update(&self, change: impl FnOnce(&mut Instance) + Send + 'static) {
+        let mut announced = locked(&self.announced);
+        match &announced.registration {
+            Some(registration) => registration.update(change),
+            None => announced.changes.push(Box::new(change)),
+        }
+    }
+}
+
+/// Steers a running app; cheap to clone.
+#[derive(Clone)]
+pub struct Handle {
+    shared: Arc<Shared>,
+}
+
+impl Handle {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared }
+    }
+
+    /// A channel to a service or target, as [`App::channel`](crate::App::channel). At most 1 024 are
+    /// kept, idle ones for 10 min.
+    ///
+    /// # Errors
+    /// `Invalid` for a malformed name or target, `Unsupported` for one this build cannot reach.
+    pub fn channel(&self, target: &str) -> Result<Channel, Error> {
+        match self.shared.lazy.get() {
+            Some(wiring) => wiring.channels.get(target),
+            None => Err(Error::invalid("app could not be set up; `serve` says why")),
+        }
+    }
+
+    /// Asks the app to stop, as a first SIGTERM does. Never taken back.
+    pub fn stop(&self) {
+        self.shared.control.stop("handle");
+    }
+
+    /// Cancelled as soon as the app was asked to stop.
+    pub fn stopping(&self) -> CancellationToken {
+        self.shared.control.stopping()
+    }
+
+    /// The phase now.
+    pub fn phase(&self) -> Phase {
+        self.shared.control.phase()
+    }
+
+    /// Waits until the app serves; says `false` when it never will, because it is stopping or failed.
+    ///
+    /// # Cancel safety
+    /// Dropping the future loses nothing.
+    pub async fn serving(&self) -> bool {
+        let mut phases = self.shared.control.phases();
+        match phases.wait_for(|phase| *phase >= Phase::Serving).await {
+            Ok(phase) => *phase == Phase::Serving,
+            Err(_gone) => false,
+        }
+    }
+
+    /// A readiness of the author's own, named in `/.meshwork/ready`. It begins as not ready and must be
+    /// ready before the instance is announced.
+    pub fn readiness(&self, name: impl Into<Arc<str>>) -> Readiness {
+        let readiness = Readiness { name: name.into(), health: self.shared.health.clone() };
+        readiness.set(false);
+        readiness
+    }
+
+    /// Changes the record of this instance: weight, labels, status. Before it is announced the change is
+    /// kept; afterwards it is written as soon as the registry can be reached.
+    pub fn update(&self, change: impl FnOnce(&mut Instance) + Send + 'static) {
+        self.shared.update(change);
+    }
+
+    /// Where the first listener is bound; `None` before it is.
+    pub fn local_addr(&self) -> Option<SocketAddr> {
+        self.shared.bound().first().copied()
+    }
+
+    /// Where every listener is bound, HTTP first.
+    pub fn local_addrs(&self) -> Vec<SocketAddr> {
+        self.shared.bound()
+    }
+
+    /// The record as it is announced, or will be; `None` before the listeners are bound and after it left.
+    pub fn instance(&self) -> Option<Arc<Instance>> {
+        self.shared.instance()
+    }
+
+    /// How the registration stands; `None` before and after it, and where nothing is announced.
+    pub fn registration(&self) -> Option<RegistrationState> {
+        let announced = locked(&self.shared.announced);
+        announced.registration.as_ref().map(|registration| registration.state().borrow().clone())
+    }
+}
+
+impl fmt::Debug for Handle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Handle")
+            .field("phase", &self.phase())
+            .field("local_addrs", &self.local_addrs())
+            .finish_non_exhaustive()
+    }
+}
+
+/// One named reason for which an instance may not be ready. Dropping it leaves it as it was set.
+#[derive(Clone)]
+pub struct Readiness {
+    name: Arc<str>,
+    health: Health,
+}
+
+impl Readiness {
+    /// Says whether this part is ready.
+    pub fn set(&self, ready: bool) {
+        self.health.set_ready(&self.name, ready);
+    }
+}
+
+impl fmt::Debug for Readiness {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Readiness").field("name", &self.name).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,60 @@
+//! A service-mesh-lite framework: hand an [`App`] your axum router and your tonic services, get what a
+//! fleet needs, in the process, without a sidecar.
+//!
+//! ```no_run
+//! use axum::{Router, routing::get};
+//! use meshwork::{App, BoxError};
+//!
+//! #[tokio::main]
+//! async fn main() -> Result<(), BoxError> {
+//!     let app = App::new();
+//!     let users = app.channel("users");
+//!     let http = Router::new().route("/users", get(move || {
+//!         let users = users.clone();
+//!         async move { Ok::<_, meshwork::Problem>(users.get("/users").send().await?.text().await?) }
+//!     }));
+//!     app.http(http).serve().await?;
+//!     Ok(())
+//! }
+//! ```
+//!
+//! [`App`] tells how it starts and stops, [`Channel`] how to call, [`RunError`] what the exit codes mean.
+//! The configuration is described in [`config`].
+#![deny(missing_docs)]
+
+mod advertise;
+mod app;
+mod assemble;
+mod banner;
+mod bind;
+mod channels;
+mod context;
+mod control;
+mod error;
+mod handle;
+mod hooks;
+mod problem;
+mod report;
+mod run;
+mod settings;
+mod signal;
+mod telemetry;
+mod wiring;
+
+pub use app::App;
+pub use context::spawn;
+pub use error::RunError;
+pub use handle::{Handle, Readiness};
+pub use hooks::Outcome;
+pub use meshwork_client::{CallError, CallOptions, Channel, OptionsExt};
+pub use meshwork_config as config;
+pub use meshwork_core::{
+    BoxError, BuildInfo, Context, Endpoint, Error, ErrorChain, ErrorKind, Instance, InstanceId, Phase,
+    Priority, ServiceName, build_info,
+};
+pub use meshwork_registry::{Fixed, Local, Memory};
+#[cfg(feature = "etcd")]
+pub use meshwork_registry_etcd::Etcd;
+pub use meshwork_server::Split;
+pub use problem::Problem;
+pub use report::Report;

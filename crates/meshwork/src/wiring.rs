@@ -1,0 +1,114 @@
+//! Everything an app is wired to, made once from configuration and code at the first use.
+
+use std::{
+    env,
+    path::Path,
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+};
+
+use meshwork_config::Config;
+use meshwork_core::{Backend, BuildInfo, Error, Parts, ServiceName};
+
+use crate::{RunError, assemble, channels::Channels};
+
+/// What an author may set before the first use.
+#[derive(Default)]
+pub(crate) struct Setup {
+    pub(crate) backend: Option<Box<dyn Backend>>,
+    pub(crate) config: Option<String>,
+    pub(crate) environment: Option<String>,
+    pub(crate) build: BuildInfo,
+}
+
+/// The result: read-only from then on.
+pub(crate) struct Wiring {
+    pub(crate) config: Config,
+    pub(crate) env: Arc<str>,
+    pub(crate) service: ServiceName,
+    pub(crate) build: BuildInfo,
+    pub(crate) parts: Parts,
+    pub(crate) channels: Channels,
+}
+
+/// A [`Setup`] that becomes a [`Wiring`] at the first use.
+#[derive(Default)]
+pub(crate) struct Lazy {
+    setup: Mutex<Setup>,
+    wired: OnceLock<Option<Arc<Wiring>>>,
+    faults: Mutex<Vec<RunError>>,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+// === impl Lazy ===
+
+impl Lazy {
+    /// Changes the setup; too late after the first use, which is a fault of its own.
+    pub(crate) fn set(&self, what: &str, change: impl FnOnce(&mut Setup)) {
+        if self.wired.get().is_some() {
+            let text = format!("`{what}` must come before the first `channel`, `config` or `serve`");
+            self.fault(RunError::Setup(Error::invalid(text)));
+            return;
+        }
+        change(&mut locked(&self.setup));
+    }
+
+    /// Notes a mistake that `serve` will report.
+    pub(crate) fn fault(&self, fault: RunError) {
+        locked(&self.faults).push(fault);
+    }
+
+    /// The first mistake noted, if any.
+    pub(crate) fn take_fault(&self) -> Option<RunError> {
+        let mut faults = locked(&self.faults);
+        (!faults.is_empty()).then(|| faults.remove(0))
+    }
+
+    /// The wiring, made now if it was not; `None` when it cannot be made, which is noted as a fault once.
+    pub(crate) fn get(&self) -> Option<&Arc<Wiring>> {
+        let made = || match wire(std::mem::take(&mut *locked(&self.setup))) {
+            Ok(wiring) => Some(Arc::new(wiring)),
+            Err(fault) => {
+                self.fault(fault);
+                None
+            }
+        };
+        self.wired.get_or_init(made).as_ref()
+    }
+}
+
+fn wire(setup: Setup) -> Result<Wiring, RunError> {
+    let mut builder = Config::builder();
+    if let Some(environment) = setup.environment {
+        builder = builder.environment(environment);
+    }
+    if let Some(toml) = setup.config {
+        builder = builder.code(toml);
+    }
+    let config = builder.build()?;
+    let env: Arc<str> = config.service().env.as_deref().unwrap_or(config.environment()).into();
+    let service = service_name(&config)?;
+    let parts = match setup.backend {
+        Some(backend) => backend.open()?,
+        None => assemble::used(&config, &env)?,
+    };
+    let channels = Channels::new(&config, &env, &parts);
+    Ok(Wiring { config, env, service, build: setup.build, parts, channels })
+}
+
+/// `[service] name`, else the executable's name.
+fn service_name(config: &Config) -> Result<ServiceName, RunError> {
+    if let Some(name) = &config.service().name {
+        return ServiceName::new(name).map_err(|e| config.error("service.name", e.to_string()).into());
+    }
+    let executable = env::current_exe()
+        .ok()
+        .and_then(|path| Path::file_stem(&path).map(|stem| stem.to_string_lossy().into_owned()))
+        .unwrap_or_default();
+    ServiceName::new(&executable).map_err(|e| {
+        let text = "naming the service after its executable; set `[service] name`";
+        RunError::Setup(Error::invalid(text).with_source(e))
+    })
+}
