@@ -5,16 +5,25 @@ use std::sync::Arc;
 use crate::Member;
 
 /// The places of the members that get new calls, or `None` when all do: those that are `up` and have a weight,
-/// or, when none has one, all that are `up`.
-pub(crate) fn candidates(members: &[Member]) -> Option<Box<[u32]>> {
-    let open = |member: &&Member| member.takes_calls();
-    let weighted = members.iter().filter(open).any(|member| member.weight() > 0);
-    let gets_calls = |member: &Member| member.takes_calls() && (member.weight() > 0 || !weighted);
-    if members.iter().all(gets_calls) {
-        return None;
+/// or, when none has one, all that are `up`. And whether they differ in weight.
+pub(crate) fn candidates(members: &[Member]) -> (Option<Box<[u32]>>, bool) {
+    // One pass tells what most snapshots are: all up, all of one weight.
+    let mut all_open = true;
+    let (mut least, mut most) = (u16::MAX, 0);
+    for member in members {
+        if member.takes_calls() {
+            least = least.min(member.weight());
+            most = most.max(member.weight());
+        } else {
+            all_open = false;
+        }
     }
+    if all_open && (least > 0 || most == 0) {
+        return (None, least < most);
+    }
+    let gets_calls = |member: &Member| member.takes_calls() && (member.weight() > 0 || most == 0);
     let places = members.iter().zip(0u32..).filter(|(member, _)| gets_calls(member)).map(|(_, place)| place);
-    Some(places.collect())
+    (Some(places.collect()), least < most)
 }
 
 /// The members that get calls, with a table from which one is drawn in constant time.
@@ -34,9 +43,9 @@ struct Alias {
 
 impl Urn {
     pub(crate) fn new(members: Arc<[Member]>) -> Self {
-        let places = candidates(&members);
+        let (places, differ) = candidates(&members);
         let mut urn = Self { members, places, alias: None };
-        if urn.len() > 1 && (1..urn.len()).any(|at| urn.get(at).weight() != urn.get(0).weight()) {
+        if differ && urn.len() > 1 {
             urn.alias = Some(alias_table((0..urn.len()).map(|at| urn.get(at).weight())));
         }
         urn
@@ -88,4 +97,25 @@ fn alias_table(weights: impl ExactSizeIterator<Item = u16>) -> Box<[Alias]> {
         }
     }
     table.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_alias_table_draws_in_proportion() {
+        let weights = [1u16, 300, 65_535, 7_000, 300];
+        let table = alias_table(weights.into_iter());
+        let mut drawn = [0.0f64; 5];
+        for (at, column) in table.iter().enumerate() {
+            let keep = (f64::from(column.keep) + 1.0) / 2f64.powi(32);
+            drawn[at] += keep / 5.0;
+            drawn[column.other as usize] += (1.0 - keep) / 5.0;
+        }
+        let all: f64 = weights.iter().copied().map(f64::from).sum();
+        for (weight, drawn) in weights.iter().zip(drawn) {
+            assert!((drawn - f64::from(*weight) / all).abs() < 1e-6, "{weight}: {drawn}");
+        }
+    }
 }

@@ -30,7 +30,9 @@ impl Node {
     /// `probe`: the call was the one that decides about an ejected node.
     pub(crate) fn failed(&self, now: Now, probe: bool) {
         self.window.failure(now);
-        self.consecutive.fetch_add(1, Relaxed);
+        if self.consecutive.load(Relaxed) < u16::MAX {
+            self.consecutive.fetch_add(1, Relaxed);
+        }
         let state = self.state.load(Relaxed);
         if state & EJECTED != 0 {
             if probe {
@@ -49,7 +51,9 @@ impl Node {
 
     fn fails_too_often(&self, now: Now) -> bool {
         let rules = self.peers().ejection();
-        if rules.consecutive_failures > 0 && self.consecutive.load(Relaxed) >= rules.consecutive_failures {
+        if rules.consecutive_failures > 0
+            && u32::from(self.consecutive.load(Relaxed)) >= rules.consecutive_failures
+        {
             return true;
         }
         let (successes, failures) = self.window.totals(now);

@@ -30,18 +30,19 @@ const FLOOR: f64 = 1e6;
 
 /// Plain atomics with one meaning each: a lost update under a race costs one sample, never a wrong state.
 #[derive(Default)]
+#[repr(C)]
 pub(crate) struct Latency {
+    samples: AtomicU32,
+    /// The newest real answer time in microseconds, without any penalty.
+    last: AtomicU32,
     /// The mean in nanoseconds, as the bits of an `f64`.
     mean: AtomicU64,
-    samples: AtomicU32,
     /// When the newest sample was taken.
     sampled: AtomicU64,
     /// When the newest call began or was answered.
     touched: AtomicU64,
     /// When the first call after the newest sample began.
     waiting: AtomicU64,
-    /// The newest real answer time in nanoseconds, without any penalty.
-    last: AtomicU64,
 }
 
 impl Latency {
@@ -89,7 +90,7 @@ impl Latency {
             base * keep + value * (1.0 - keep)
         };
         self.mean.store(mean.to_bits(), Relaxed);
-        self.last.store(took, Relaxed);
+        self.last.store(u32::try_from(took / 1000).unwrap_or(u32::MAX), Relaxed);
         self.sampled.store(now.as_nanos(), Relaxed);
         self.touched.store(now.as_nanos(), Relaxed);
         if samples < u32::MAX {
@@ -134,14 +135,15 @@ impl Latency {
     /// Forgets everything.
     pub(crate) fn reset(&self) {
         self.samples.store(0, Relaxed);
-        for field in [&self.mean, &self.sampled, &self.touched, &self.waiting, &self.last] {
+        self.last.store(0, Relaxed);
+        for field in [&self.mean, &self.sampled, &self.touched, &self.waiting] {
             field.store(0, Relaxed);
         }
     }
 
     fn drift_time(&self, unanswered: f64) -> f64 {
         let least = if unanswered > 0.0 { DRIFT_UNANSWERED } else { DRIFT };
-        least.max(self.last.load(Relaxed) as f64 * DRIFT_PER_ANSWER)
+        least.max(f64::from(self.last.load(Relaxed)) * 1000.0 * DRIFT_PER_ANSWER)
     }
 }
 

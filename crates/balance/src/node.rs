@@ -5,7 +5,7 @@ use std::{
     fmt,
     sync::{
         Arc,
-        atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -50,25 +50,31 @@ impl Arrival {
 ///
 /// It outlives every change of the record but that of its endpoints. The client tells it about its connection;
 /// [tickets](crate::Ticket) teach it how calls went; pickers read it. Nothing here blocks or allocates.
+#[repr(C)]
 pub struct Node {
-    key: NodeKey,
-    attachment: Arc<dyn Any + Send + Sync>,
-    peers: Arc<Peers>,
+    // What a pick reads comes first, together.
     pub(crate) state: AtomicU32,
     pub(crate) inflight: AtomicU32,
     capacity: AtomicU32,
-    connects: AtomicU32,
-    /// When the slow start began, in nanoseconds; 0 = there is none.
-    slow_from: AtomicU64,
-    pub(crate) latency: Latency,
-    pub(crate) window: Window,
-    pub(crate) consecutive: AtomicU32,
-    pub(crate) ejections: AtomicU32,
+    /// Failures in a row, saturating.
+    pub(crate) consecutive: AtomicU16,
     /// How often the ejection has doubled.
-    pub(crate) doublings: AtomicU32,
+    pub(crate) doublings: AtomicU16,
+    pub(crate) latency: Latency,
+    /// When the slow start began, in nanoseconds; 0 = there is none, or it is over.
+    slow_from: AtomicU64,
+    peers: Arc<Peers>,
+    pub(crate) window: Window,
     /// When the ejection ends; afterwards, when the last one ended.
     pub(crate) ejected_until: AtomicU64,
+    attachment: Arc<dyn Any + Send + Sync>,
+    key: NodeKey,
+    connects: AtomicU32,
+    pub(crate) ejections: AtomicU32,
 }
+
+// With its key's allocation a node takes 256 bytes at most.
+const _: () = assert!(size_of::<Node>() <= 168);
 
 impl Node {
     /// A node without a connection. `attachment` is the client's own state for it, handed back by
@@ -81,20 +87,20 @@ impl Node {
     ) -> Arc<Self> {
         let settled = arrival.running_for.is_some_and(|age| age > SLOW_START);
         Arc::new(Self {
-            key,
-            attachment,
-            peers: Arc::clone(peers),
             state: AtomicU32::new(0),
             inflight: AtomicU32::new(0),
             capacity: AtomicU32::new(u32::MAX),
-            connects: AtomicU32::new(0),
-            slow_from: AtomicU64::new(if settled { 0 } else { arrival.seen.as_nanos().max(1) }),
+            consecutive: AtomicU16::new(0),
+            doublings: AtomicU16::new(0),
             latency: Latency::default(),
+            slow_from: AtomicU64::new(if settled { 0 } else { arrival.seen.as_nanos().max(1) }),
+            peers: Arc::clone(peers),
             window: Window::default(),
-            consecutive: AtomicU32::new(0),
-            ejections: AtomicU32::new(0),
-            doublings: AtomicU32::new(0),
             ejected_until: AtomicU64::new(0),
+            attachment,
+            key,
+            connects: AtomicU32::new(0),
+            ejections: AtomicU32::new(0),
         })
     }
 
@@ -185,7 +191,7 @@ impl Node {
             latency: self.latency.mean().map(|nanos| Duration::from_nanos(nanos as u64)),
             successes,
             failures,
-            consecutive_failures: self.consecutive.load(Relaxed),
+            consecutive_failures: self.consecutive.load(Relaxed).into(),
             ejected_for: self
                 .is_ejected()
                 .then(|| Now::from_nanos(self.ejected_until.load(Relaxed)).since(now)),
@@ -200,6 +206,9 @@ impl Node {
             0 => 1.0,
             from => {
                 let part = now.nanos_since(Now::from_nanos(from)) as f64 / SLOW_START.as_nanos() as f64;
+                if part >= 1.0 {
+                    self.slow_from.store(0, Relaxed);
+                }
                 (SLOW_START_FLOOR + (1.0 - SLOW_START_FLOOR) * part).min(1.0)
             }
         }
@@ -269,7 +278,7 @@ pub struct NodeStats {
     pub successes: u32,
     /// Failures in the last 10 s.
     pub failures: u32,
-    /// Failures since the last success.
+    /// Failures since the last success, at most 65535.
     pub consecutive_failures: u32,
     /// For how long it is still ejected; zero when only its probe is awaited; `None` when it is not.
     pub ejected_for: Option<Duration>,

@@ -18,7 +18,7 @@ const MEDIAN_EVERY: u64 = 100_000_000;
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Ejection {
-    /// So many failures in a row eject. Default 5; 0 turns this rule off.
+    /// So many failures in a row eject, at most 65535. Default 5; 0 turns this rule off.
     pub consecutive_failures: u32,
     /// Fewer successes than this part of all calls of 10 s eject. Default 0.8; 0 turns this rule off.
     pub success_rate: f32,

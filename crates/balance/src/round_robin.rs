@@ -21,7 +21,7 @@ struct Turns {
 
 impl Policy for RoundRobin {
     fn picker(&self, members: Arc<[Member]>) -> Box<dyn Picker> {
-        let places = candidates(&members);
+        let (places, _) = candidates(&members);
         Box::new(Turns { members, places, next: AtomicUsize::new(0) })
     }
 }

@@ -4,14 +4,14 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use crate::Now;
 
-const BUCKETS: usize = 5;
-const BUCKET_NANOS: u64 = 2_000_000_000;
+const BUCKETS: usize = 4;
+const BUCKET_NANOS: u64 = 2_500_000_000;
 
 const FIELD_BITS: u32 = 20;
 const FIELD_MASK: u64 = (1 << FIELD_BITS) - 1;
 const EPOCH_MASK: u64 = (1 << 24) - 1;
 
-/// Five buckets of two seconds; each one word: the bucket's number (24 bits), failures and successes (20 each,
+/// Four buckets of 2.5 s; each one word: the bucket's number (24 bits), failures and successes (20 each,
 /// saturating), so that counting is one compare-and-swap and an old bucket is recognised by its number.
 #[derive(Default)]
 pub(crate) struct Window([AtomicU64; BUCKETS]);
@@ -82,7 +82,7 @@ mod tests {
             window.failure(at(second));
         }
         assert_eq!(window.totals(at(19)), (10, 10));
-        assert_eq!(window.totals(at(25)), (4, 4));
+        assert_eq!(window.totals(at(25)), (2, 2));
         assert_eq!(window.totals(at(60)), (0, 0));
     }
 

@@ -1,9 +1,10 @@
-//! The balancer in a deterministic simulation: every figure below is checked for each of 200 seeds.
+//! The balancer in a deterministic simulation: every figure is checked for each seed.
 
 mod evenness;
 mod failing;
 mod slow;
 mod world;
 
-/// How many seeds each scenario runs with; the seed of a failure is in its message.
+/// How many seeds the short scenarios run with, and four times as many as the long ones; the seed of a failure is
+/// in its message.
 const SEEDS: u64 = 200;

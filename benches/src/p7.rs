@@ -1,0 +1,70 @@
+//! P7: memory per endpoint, by resident set, from none to ten thousand.
+
+use std::{hint::black_box, sync::Arc};
+
+use meshwork_balance::{Member, P2c, Peers, Policy};
+use meshwork_core::{BoxError, Decoder, Instance, encode};
+
+use crate::{fleet, verdict::Verdict};
+
+const ENDPOINTS: usize = 10_000;
+
+pub(crate) fn run() -> Verdict {
+    match measure() {
+        Ok(verdict) => verdict,
+        Err(error) => Verdict::unusable(format!("P7: {error}")),
+    }
+}
+
+fn measure() -> Result<Verdict, BoxError> {
+    let texts: Vec<Vec<u8>> = (0..ENDPOINTS)
+        .map(|index| encode(&fleet::instance(index)?).map_err(|refusal| refusal.to_string().into()))
+        .collect::<Result<_, BoxError>>()?;
+    let bytes = texts.iter().map(Vec::len).sum::<usize>() / ENDPOINTS;
+    let mut decoder = Decoder::default();
+    let mut decode = |text: &Vec<u8>| -> Result<Arc<Instance>, BoxError> {
+        Ok(Arc::new(decoder.decode(text).map_err(|refusal| refusal.to_string())?))
+    };
+    let peers = Peers::new(fleet::now);
+    let attachment = Arc::new(());
+    // What every process pays once is not an endpoint's.
+    for text in texts.iter().take(10) {
+        black_box(fleet::node(&*decode(text)?, &peers, &attachment));
+    }
+
+    let (mut instances, mut nodes) = (Vec::with_capacity(ENDPOINTS), Vec::with_capacity(ENDPOINTS));
+    let empty = resident()?;
+    for text in &texts {
+        instances.push(decode(text)?);
+    }
+    let with_records = resident()?;
+    nodes.extend(instances.iter().map(|instance| fleet::node(instance, &peers, &attachment)));
+    let with_nodes = resident()?;
+    let members = nodes.iter().zip(&instances).map(|(node, i)| Member::new(Arc::clone(node), Arc::clone(i)));
+    let picker = P2c::default().picker(members.collect());
+    let with_picker = resident()?;
+    black_box((&instances, &nodes, &picker));
+
+    let each = |from: usize, to: usize| to.saturating_sub(from) / ENDPOINTS;
+    let (record, node) = (each(empty, with_records), each(with_records, with_nodes));
+    let (index, all) = (each(with_nodes, with_picker), each(empty, with_picker));
+    let mut misses = Vec::new();
+    if node > 256 {
+        misses.push("node above 256 B".into());
+    }
+    if all > 1024 {
+        misses.push("endpoint above 1 KiB".into());
+    }
+    let line = format!(
+        "P7 memory per endpoint at {ENDPOINTS} (records of {bytes} B JSON): record {record} B, node {node} B, member and picker {index} B, all {all} B"
+    );
+    Ok(Verdict::measured(&line, &misses))
+}
+
+/// The resident set of this process in bytes.
+fn resident() -> Result<usize, BoxError> {
+    let text = std::fs::read_to_string("/proc/self/smaps_rollup")?;
+    let line = text.lines().find(|line| line.starts_with("Rss:")).ok_or("no Rss in smaps_rollup")?;
+    let kilobytes: usize = line.split_whitespace().nth(1).ok_or("no figure in Rss")?.parse()?;
+    Ok(kilobytes * 1024)
+}
