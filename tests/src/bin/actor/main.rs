@@ -1,0 +1,68 @@
+//! A service on the facade, as an author would write it, to be started, killed and counted by tests.
+//!
+//! `actor provider` serves and says its [`Event`]s; `actor run` is the same under `App::run`, for its exit
+//! codes. Everything else is configuration: `MESHWORK__*` for the framework, `ACTOR_*` for the parts below.
+
+mod handlers;
+
+use std::{env, process::ExitCode};
+
+use meshwork::{App, Handle};
+use meshwork_tests::{
+    event::{Event, Ready, Stopped},
+    users::Directory,
+};
+use orders::users::users_server::UsersServer;
+
+use crate::handlers::router;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let app = app();
+    match env::args().nth(1).as_deref() {
+        Some("provider") => provider(app).await,
+        Some("run") => app.run().await,
+        other => {
+            eprintln!("error: the role is `provider` or `run`, not {other:?}");
+            ExitCode::from(64)
+        }
+    }
+}
+
+/// HTTP and gRPC, and hooks as the variables say.
+fn app() -> App {
+    let app = App::new().with_build(meshwork::build_info!());
+    let stopping = app.handle().stopping();
+    // Answers say which process they come from.
+    let directory = Directory::new(std::process::id().to_string(), stopping);
+    let app = app.http(router()).grpc(UsersServer::new(directory));
+    match env::var("ACTOR_WARM_UP").as_deref() {
+        Ok("fail") => app.warm_up(|_| async { Err::<(), _>("cache has no room") }),
+        _ => app,
+    }
+}
+
+async fn provider(app: App) -> ExitCode {
+    let app = app.on_serving(|handle: Handle| async move {
+        let id = handle.instance().map(|instance| instance.id.to_string()).unwrap_or_default();
+        Event::Ready(Ready { addrs: handle.local_addrs(), id, pid: std::process::id() }).say();
+    });
+    match app.serve().await {
+        Ok(report) => {
+            Event::Stopped(Stopped {
+                code: report.code(),
+                cause: report.cause.to_string(),
+                took_ms: u64::try_from(report.took.as_millis()).unwrap_or(u64::MAX),
+                finished: report.finished,
+                cut: report.cut.clone(),
+                faults: report.faults.clone(),
+            })
+            .say();
+            ExitCode::from(&report)
+        }
+        Err(error) => {
+            Event::Failed { code: error.code(), error: format!("{error:?}") }.say();
+            ExitCode::from(&error)
+        }
+    }
+}

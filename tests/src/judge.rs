@@ -1,0 +1,101 @@
+//! Judges the figures of a scenario, and prints them in one line.
+
+use std::{fmt::Display, process::ExitCode, time::Duration};
+
+/// How long a scenario runs, and how strictly its times are judged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Length {
+    /// Seconds; times are judged with a slack of 4, since other work runs beside it.
+    Short,
+    /// As a developer runs it: strict.
+    Ordinary,
+    /// The full length: strict.
+    Long,
+}
+
+/// Collects figures and misses.
+#[derive(Debug)]
+pub struct Judge {
+    scenario: u32,
+    length: Length,
+    figures: Vec<String>,
+    misses: Vec<String>,
+}
+
+// === impl Length ===
+
+impl Length {
+    /// One of three values.
+    pub fn pick<T>(self, short: T, ordinary: T, long: T) -> T {
+        match self {
+            Self::Short => short,
+            Self::Ordinary => ordinary,
+            Self::Long => long,
+        }
+    }
+
+    /// The time that is allowed where the figure says `strict`.
+    pub fn allows(self, strict: Duration) -> Duration {
+        if self == Self::Short { strict * 4 } else { strict }
+    }
+}
+
+// === impl Judge ===
+
+impl Judge {
+    /// Nothing measured yet.
+    pub fn new(scenario: u32, length: Length) -> Self {
+        Self { scenario, length, figures: Vec::new(), misses: Vec::new() }
+    }
+
+    /// A figure that is only told.
+    pub fn told(&mut self, what: &str, value: impl Display) {
+        self.figures.push(format!("{what} {value}"));
+    }
+
+    /// A count, which no machine excuses.
+    pub fn count(&mut self, what: &str, value: usize, most: usize) {
+        self.told(what, value);
+        if value > most {
+            self.misses.push(format!("{what}: {value}, allowed are {most}"));
+        }
+    }
+
+    /// A time, told in milliseconds.
+    pub fn time(&mut self, what: &str, value: Duration, most: Duration) {
+        self.told(what, format_args!("{} ms", value.as_millis()));
+        let most = self.length.allows(most);
+        if value > most {
+            self.misses.push(format!("{what}: {value:.1?}, allowed are {most:.1?}"));
+        }
+    }
+
+    /// Something that must hold, told only when it does not.
+    pub fn holds(&mut self, what: &str, holds: bool) {
+        if !holds {
+            self.misses.push(what.to_owned());
+        }
+    }
+
+    /// The same for a step that says itself what went wrong.
+    pub fn succeeds<E: Display>(&mut self, what: &str, outcome: Result<(), E>) {
+        if let Err(error) = outcome {
+            self.misses.push(format!("{what}: {error}"));
+        }
+    }
+
+    /// A part that this machine cannot do. It is told, and never counts as passed.
+    pub fn skipped(&mut self, what: &str, why: &str) {
+        self.figures.push(format!("{what} skipped ({why})"));
+    }
+
+    /// Prints the misses, then the line; fails when there is one.
+    pub fn finish(self) -> ExitCode {
+        for miss in &self.misses {
+            println!("missed: {miss}");
+        }
+        let verdict = if self.misses.is_empty() { "passed" } else { "FAILED" };
+        println!("scenario {} {verdict}: {}", self.scenario, self.figures.join("  "));
+        if self.misses.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    }
+}

@@ -1,0 +1,82 @@
+//! The examples, run as a reader of the README would.
+
+use std::{
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use meshwork_testkit::{
+    ports::Port,
+    process::{Process, Program},
+    truth::eventually,
+};
+use meshwork_tests::{built, http1};
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+fn actor() -> &'static Path {
+    Path::new(env!("CARGO_BIN_EXE_actor"))
+}
+
+/// Building may take long, and must not hold up the other tests' tasks.
+async fn executable(package: &'static str, name: &'static str) -> PathBuf {
+    let built = tokio::task::spawn_blocking(move || built::executable(actor(), package, name));
+    built.await.unwrap().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_quickstart_loses_nothing_and_ends_in_time() {
+    let path = executable("quickstart", "quickstart").await;
+    let began = Instant::now();
+    let process = Program::new(path).args(["--for", "8"]).start().unwrap();
+    let status = process.ended(LIMIT).await.unwrap();
+    let said = process.stdout().join("\n");
+    assert_eq!(status.code(), Some(0), "{said}\n{}", process.stderr().join("\n"));
+    let figures = said.lines().rfind(|line| line.starts_with("calls ")).expect("a line of figures");
+    assert!(figures.contains("  failed 0  gone after ") && figures.contains("  back after "), "{figures}");
+    assert!(began.elapsed() < Duration::from_secs(30), "it took {:?}", began.elapsed());
+    assert!(said.contains("next: "), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_quickstart_without_a_feature_says_which_one_to_add() {
+    let build = || built::executable_without_features(actor(), "quickstart", "quickstart");
+    let path = tokio::task::spawn_blocking(build).await.unwrap().unwrap();
+    let process = Program::new(path).args(["--registry", "etcd=http://127.0.0.1:1"]).start().unwrap();
+    let status = process.ended(LIMIT).await.unwrap();
+    let said = process.stderr().join("\n");
+    assert!(!status.success());
+    assert!(said.contains("--features etcd"), "{said}");
+}
+
+/// An example on a port of its own, over an embedded registry of this test.
+fn example(path: &Path, port: &Port, registry: &Path) -> Process {
+    Program::new(path)
+        .dir(std::env::temp_dir())
+        .env("MESHWORK_ENV", "test")
+        .env("MESHWORK__SERVICE__HTTP", port.addr().to_string())
+        .env("MESHWORK__REGISTRY__USE", "local")
+        .env("MESHWORK__REGISTRY__LOCAL__DIR", registry)
+        .start()
+        .unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn orders_asks_users() {
+    let (orders, users) = (executable("orders", "orders").await, executable("orders", "users").await);
+    let dir = tempfile::tempdir().unwrap();
+    let registry = dir.path().join("registry");
+    let (orders_port, users_port) = (Port::claim().unwrap(), Port::claim().unwrap());
+    let users = example(&users, &users_port, &registry);
+    let orders = example(&orders, &orders_port, &registry);
+    eventually(LIMIT, "an order is answered", || async {
+        http1::get(orders_port.addr(), "/orders/7").await.is_ok_and(|answer| answer.status == 200)
+    })
+    .await
+    .unwrap_or_else(|error| panic!("{error}\n{}\n{}", orders.stderr().join("\n"), users.stderr().join("\n")));
+    let answer = http1::get(orders_port.addr(), "/orders/7").await.unwrap();
+    assert_eq!(answer.body, "order 7 of Barbara\n");
+    for process in [orders, users] {
+        assert_eq!(process.stop(LIMIT).await.unwrap().code(), Some(0), "{}", process.stderr().join("\n"));
+    }
+}

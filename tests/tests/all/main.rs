@@ -1,0 +1,5 @@
+//! Integration tests, on real servers and real processes.
+
+mod app;
+mod etcd;
+mod examples;
