@@ -306,14 +306,7 @@ where
         let inherited = if detached { Inherited::default() } else { Inherited::current() };
         let shared = Arc::clone(&self.cluster.shared);
         let span = tracing::debug_span!("call", service = %shared.service, path = request.uri().path());
-        let call = stack::call(shared, options, inherited, request);
-        // The connections end with the last channel; a call that outlives it keeps them.
-        let cluster = Arc::clone(&self.cluster);
-        let call = async move {
-            let answer = call.await;
-            drop(cluster);
-            answer
-        };
+        let call = stack::call(shared, options, inherited, request, Arc::clone(&self.cluster));
         if span.is_disabled() { Box::pin(call) } else { Box::pin(call.instrument(span)) }
     }
 }

@@ -61,7 +61,8 @@ pub(crate) async fn choose(
         Look::Taken(flight) => Ok((flight, now)),
         Look::Nothing(error) if wish.options.wait_for_ready != Some(true) => Err(error),
         Look::Wait | Look::Nothing(_) => {
-            let flight = wait(shared, wish, now).await?;
+            // Boxed, so that calls which need not wait do not carry its room.
+            let flight = Box::pin(wait(shared, wish, now)).await?;
             Ok((flight, Instant::now()))
         }
     }

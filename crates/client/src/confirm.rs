@@ -14,6 +14,8 @@ pub(crate) enum Answer {
     Successor(InstanceId),
     /// Somebody else, or nobody who knows the question.
     Another,
+    /// The instance, or its successor, which is going away.
+    Draining(InstanceId),
 }
 
 /// Asks, by one empty exchange, whether `service`/`id` answers.
@@ -36,10 +38,13 @@ pub(crate) async fn confirm(
         .body(Outbound::empty())
         .map_err(|error| CallError::new(CallErrorKind::Invalid, "asking who answers").with_source(error))?;
     let answer = connection.exchange(request).await.map_err(Failure::into_error)?;
-    let overloaded = answer.status() == StatusCode::SERVICE_UNAVAILABLE;
+    let refused = answer.headers().get(headers::REFUSED);
+    let draining = refused.is_some_and(|word| word == headers::REFUSED_DRAINING);
     match judge(answer.headers(), service, id) {
-        Answer::Another if overloaded => {
-            // A gateway or a limit in between: it says nothing of who is behind it.
+        Answer::Itself if draining => Ok(Answer::Draining(id.clone())),
+        Answer::Successor(id) if draining => Ok(Answer::Draining(id)),
+        Answer::Another if answer.status() == StatusCode::SERVICE_UNAVAILABLE => {
+            // A limit or a gateway in between: it says nothing of who is behind it.
             Err(CallError::new(CallErrorKind::Connect, "asking who answers: 503"))
         }
         answer => Ok(answer),

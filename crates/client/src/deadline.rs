@@ -155,8 +155,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_smallest_wins_and_is_named() {
         let now = Instant::now();
-        let mut config = ClientConfig::default();
-        config.timeout = Some(Limit::new(800 * MS, "[client.users] timeout"));
+        let timeout = Some(Limit::new(800 * MS, "[client.users] timeout"));
+        let config = ClientConfig { timeout, ..ClientConfig::default() };
         let said = |asked: Asked, config: &ClientConfig| {
             let deadline = Deadline::new(now, &asked, None, config);
             deadline.exchange(false).unwrap().passed("answer", "/a/b", config).to_string()

@@ -1,11 +1,13 @@
 //! One attempt in flight: its ticket and its place on a connection, given back together.
 
-use std::sync::Arc;
+use std::{future::Future, sync::Arc};
 
+use futures_util::future::Either;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use meshwork_balance::{Node, Outcome, Ticket};
 use meshwork_core::{Delivered, InstanceId, Seen};
+use tokio::time;
 
 use crate::{
     CallError, CallErrorKind, Protocol,
@@ -120,31 +122,17 @@ impl Flight {
     ///
     /// # Cancel safety
     /// Dropping the future resets the stream (HTTP/2) or closes the connection (HTTP/1.1).
-    pub(crate) async fn exchange(
+    pub(crate) fn exchange(
         &mut self,
         request: Request<Outbound>,
-    ) -> Result<Response<Incoming>, Failure> {
+    ) -> impl Future<Output = Result<Response<Incoming>, Failure>> + Send {
         match &mut self.line {
-            Line::Http2(connection) => connection.exchange(request).await,
+            Line::Http2(connection) => Either::Left(connection.exchange(request)),
             Line::Http1(place) => {
-                if !place.reuse().await {
-                    let node = self.ticket.as_ref().expect("invariant: an attempt in flight has its ticket");
-                    let link = link_of(node.node());
-                    let opened = async { place.open(owner::open(link, &self.shared).await?.io).await };
-                    let within = self.shared.config.connect_timeout;
-                    let opened = tokio::time::timeout(within, opened).await.unwrap_or_else(|_elapsed| {
-                        let text = format!("no connection to `{}` within {within:?}", link.key());
-                        Err(CallError::new(CallErrorKind::Connect, text))
-                    });
-                    if let Err(error) = opened {
-                        link.found_nobody();
-                        if let Some(node) = link.node() {
-                            node.set_ready(false);
-                        }
-                        return Err(Failure::connect(error));
-                    }
-                }
-                place.exchange(request).await
+                let ticket = self.ticket.as_ref().expect("invariant: an attempt in flight has its ticket");
+                // Boxed, so that HTTP/2 calls need not carry its room.
+                let exchange = exchange_http1(place, link_of(ticket.node()), &self.shared, request);
+                Either::Right(Box::pin(exchange))
             }
         }
     }
@@ -231,6 +219,31 @@ impl Drop for Flight {
             self.release(&node);
         }
     }
+}
+
+/// Takes an idle connection or opens one, and exchanges on it.
+async fn exchange_http1(
+    place: &mut Place,
+    link: &Link,
+    shared: &Shared,
+    request: Request<Outbound>,
+) -> Result<Response<Incoming>, Failure> {
+    if !place.reuse().await {
+        let within = shared.config.connect_timeout;
+        let opened = async { place.open(owner::open(link, shared).await?.io).await };
+        let opened = time::timeout(within, opened).await.unwrap_or_else(|_elapsed| {
+            let text = format!("no connection to `{}` within {within:?}", link.key());
+            Err(CallError::new(CallErrorKind::Connect, text))
+        });
+        if let Err(error) = opened {
+            link.found_nobody();
+            if let Some(node) = link.node() {
+                node.set_ready(false);
+            }
+            return Err(Failure::connect(error));
+        }
+    }
+    place.exchange(request).await
 }
 
 /// The client's state of a node.

@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use futures_util::task::AtomicWaker;
+use futures_util::{TryFutureExt, task::AtomicWaker};
 use http::{Request, Response};
 use hyper::{body::Incoming, client::conn::http2, rt::Executor};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -256,18 +256,19 @@ impl Http2 {
         let _first = self.identity.set(id);
     }
 
-    /// Sends a request and waits for the head of the answer.
+    /// Sends a request at once; the future waits for the head of the answer.
     ///
     /// # Cancel safety
     /// Dropping the future resets the stream.
-    pub(crate) async fn exchange(&self, request: Request<Outbound>) -> Result<Response<Incoming>, Failure> {
-        match self.send.clone().try_send_request(request).await {
-            Ok(response) => Ok(response),
-            Err(mut error) => {
-                let handed_back = error.take_message().is_some();
-                Err(Failure::http2(error.into_error(), handed_back))
-            }
-        }
+    pub(crate) fn exchange(
+        &self,
+        request: Request<Outbound>,
+    ) -> impl Future<Output = Result<Response<Incoming>, Failure>> + Send + use<> {
+        // No `async` block: it would carry the request three times.
+        self.send.clone().try_send_request(request).map_err(|mut error| {
+            let handed_back = error.take_message().is_some();
+            Failure::http2(error.into_error(), handed_back)
+        })
     }
 }
 

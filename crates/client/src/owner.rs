@@ -167,6 +167,11 @@ async fn connect(link: &Link, shared: &Shared) -> Result<Dialled, CallError> {
             Answer::Itself => record.id.clone(),
             Answer::Successor(id) => id,
             Answer::Another => return Ok(Dialled::Another),
+            Answer::Draining(id) => {
+                shared.watch.saw(&id, Seen::Draining);
+                link.drain(id.clone());
+                id
+            }
         };
         if link.identified(&id) {
             succeeded(link, shared, &id);

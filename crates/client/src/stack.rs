@@ -94,18 +94,20 @@ enum Came {
     Over(CallError),
 }
 
-/// Makes a call.
+/// Makes a call. `_keep` lives as long as it: the connections end with the last channel, and a call that
+/// outlives its channel needs them.
 ///
 /// # Errors
 /// [`CallError`] with every attempt that was made.
 ///
 /// # Cancel safety
 /// Dropping the future cancels the call.
-pub(crate) async fn call<B>(
+pub(crate) async fn call<B, K>(
     shared: Arc<Shared>,
     options: Arc<CallOptions>,
     inherited: Inherited,
     request: Request<B>,
+    _keep: K,
 ) -> Result<Response<Body>, CallError>
 where
     B: http_body::Body<Data = Bytes> + Send + 'static,
@@ -146,7 +148,7 @@ where
         nested: inherited.attempt > 0,
         attempts: shared.config.retry.attempts,
     };
-    let call = Call {
+    let mut call = Call {
         shared,
         options,
         kind,
@@ -190,7 +192,7 @@ fn write_context(to: &mut HeaderMap, options: &CallOptions, inherited: &Inherite
 
 impl Call {
     // 3. recovery
-    async fn run(mut self) -> Result<Response<Body>, CallError> {
+    async fn run(&mut self) -> Result<Response<Body>, CallError> {
         let mut insist = false;
         let mut chosen = None;
         loop {
@@ -418,5 +420,23 @@ impl Call {
         let delivered_before = attempts.len() > 1 && self.recovery.retries() > 0;
         let delivered = if delivered_before { Delivered::Maybe } else { error.delivered() };
         error.with_delivered(delivered).with_attempts(attempts).with_service(&self.shared.service)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::Full;
+    use meshwork_core::{ServiceName, Watch};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_future_of_a_call_stays_small_enough_to_box_for_each() {
+        let watch = Watch::fixed(Arc::from([]));
+        let service = ServiceName::new("users").unwrap();
+        let shared = Shared::new(service, watch, crate::ClientConfig::default());
+        let request = Request::new(Full::new(Bytes::new()));
+        let call = call(shared, Arc::default(), Inherited::default(), request, ());
+        assert!(size_of_val(&call) <= 3 * 1024, "{}", size_of_val(&call));
     }
 }

@@ -29,8 +29,8 @@ type Tail = Pin<Box<dyn Body<Data = Bytes, Error = BoxError> + Send>>;
 pub(crate) enum Upload {
     /// All of it is here.
     Whole { data: Bytes, trailers: Option<Arc<HeaderMap>> },
-    /// Its beginning is here; the rest comes later.
-    Stream { prefix: Bytes, home: Arc<Home>, size: SizeHint },
+    /// Its beginning is here; the rest comes later, of this length where it is known.
+    Stream { prefix: Bytes, home: Arc<Home>, rest: Option<u64> },
 }
 
 /// Where an unsent stream comes back to.
@@ -77,10 +77,10 @@ impl Upload {
         Ok(match ended {
             Some(trailers) => Self::Whole { data: prefix, trailers },
             None => {
-                let size = body.size_hint();
+                let rest = body.size_hint().exact();
                 let tail: Tail = Box::pin(Boxed(body));
                 let home = Home { tail: Mutex::new(Some(tail)), back: Notify::new() };
-                Self::Stream { prefix, home: Arc::new(home), size }
+                Self::Stream { prefix, home: Arc::new(home), rest }
             }
         })
     }
@@ -106,14 +106,14 @@ impl Upload {
                 let data = (!data.is_empty()).then(|| data.clone());
                 Some(Outbound(Part::Whole { data, trailers: trailers.clone(), exact }))
             }
-            Self::Stream { prefix, home, size } => {
-                let tail = home.take().await?;
-                let size = exact.then(|| size.clone());
+            Self::Stream { prefix, home, rest } => {
+                let tail = Box::pin(home.take()).await?;
+                let rest = rest.filter(|_| exact);
                 let prefix = (!prefix.is_empty()).then(|| prefix.clone());
                 Some(Outbound(Part::Stream {
                     prefix,
                     tail: Lent { tail: Some(tail), used: false, home: Arc::clone(home) },
-                    size,
+                    rest,
                 }))
             }
         }
@@ -226,7 +226,7 @@ pub(crate) struct Outbound(Part);
 
 enum Part {
     Whole { data: Option<Bytes>, trailers: Option<Arc<HeaderMap>>, exact: bool },
-    Stream { prefix: Option<Bytes>, tail: Lent, size: Option<SizeHint> },
+    Stream { prefix: Option<Bytes>, tail: Lent, rest: Option<u64> },
 }
 
 impl Outbound {
@@ -276,9 +276,8 @@ impl Body for Outbound {
                 SizeHint::with_exact(data.as_ref().map_or(0, |data| data.len() as u64))
             }
             Part::Whole { .. } => SizeHint::new(),
-            Part::Stream { prefix, size, .. } => {
+            Part::Stream { prefix, rest, .. } => {
                 // Only a body whose whole length is known tells it.
-                let rest = size.as_ref().and_then(SizeHint::exact);
                 let ahead = prefix.as_ref().map_or(0, |prefix| prefix.len() as u64);
                 rest.map_or_else(SizeHint::new, |rest| SizeHint::with_exact(rest + ahead))
             }

@@ -1,0 +1,14 @@
+//! The channel over loopback, against real hyper, tonic and Meshwork servers and scripted HTTP/2 peers.
+#![expect(clippy::unwrap_used, reason = "what fails here fails its test")]
+
+mod calls;
+mod echo;
+mod faults;
+mod grpc;
+mod http1;
+mod identity;
+mod peer;
+mod raw;
+mod registry;
+mod server;
+mod support;

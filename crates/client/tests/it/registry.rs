@@ -1,0 +1,163 @@
+//! What the registry says and does not say, and how nodes come and go.
+
+use std::{sync::Arc, time::Duration};
+
+use meshwork_client::{CallErrorKind, ConnectionState};
+use meshwork_core::{Error, Seen};
+use tokio::time::{self, Instant};
+
+use crate::{
+    peer::{Peer, frozen, refused},
+    support::{MS, Registry, foreign, native, text, until},
+};
+
+#[tokio::test]
+async fn a_call_waits_for_the_first_answer_of_the_registry() {
+    let registry = Registry::pending();
+    let channel = registry.channel();
+    let peer = Peer::native("users-1").await;
+    let call = tokio::spawn(text(channel.get("/")));
+    time::sleep(50 * MS).await;
+    assert!(!call.is_finished());
+    registry.set([native("users-1", "http", peer.addr)]);
+    assert_eq!(call.await.unwrap().unwrap(), "users-1");
+}
+
+#[tokio::test]
+async fn a_registry_that_never_answers_is_named_with_its_cause() {
+    let registry = Registry::pending();
+    let channel = registry.channel();
+    registry.fail(Error::unavailable("listing `users`"));
+    let error = text(channel.timeout(100 * MS).get("/")).await.unwrap_err();
+    assert_eq!(error.kind(), CallErrorKind::RegistryUnavailable);
+    let chain = meshwork_core::ErrorChain(&error).to_string();
+    assert!(chain.contains("listing `users`"), "{chain}");
+}
+
+#[tokio::test]
+async fn an_empty_set_fails_at_once_unless_the_call_waits() {
+    let registry = Registry::of([]);
+    let channel = registry.channel();
+    let begun = Instant::now();
+    let error = text(channel.get("/")).await.unwrap_err();
+    assert_eq!(error.kind(), CallErrorKind::NoInstance);
+    assert!(begun.elapsed() < Duration::from_secs(1));
+
+    let call = tokio::spawn(text(channel.wait_for_ready(true).get("/")));
+    time::sleep(50 * MS).await;
+    let peer = Peer::native("users-1").await;
+    registry.set([native("users-1", "http", peer.addr)]);
+    assert_eq!(call.await.unwrap().unwrap(), "users-1");
+}
+
+#[tokio::test]
+async fn one_live_and_two_refused_instances_fail_no_call_from_the_first_on() {
+    let live = Peer::native("users-1").await;
+    let instances = [
+        native("users-0", "http", refused().await),
+        native("users-1", "http", live.addr),
+        native("users-2", "http", refused().await),
+    ];
+    let registry = Registry::of(instances);
+    let channel = registry.channel();
+    let begun = Instant::now();
+    let mut calls = Vec::new();
+    for _ in 0..200 {
+        calls.push(tokio::spawn(text(channel.get("/"))));
+        time::sleep(MS).await;
+    }
+    for call in calls {
+        assert_eq!(call.await.unwrap().unwrap(), "users-1");
+    }
+    let dials = begun.elapsed().as_millis() / 80 + 2;
+    for node in channel.nodes().iter().filter(|node| node.state != ConnectionState::Connected) {
+        assert!(u128::from(node.failed_dials) <= dials, "{} dials", node.failed_dials);
+    }
+    assert!(registry.has_seen("users-0", Seen::Refused) && registry.has_seen("users-1", Seen::Itself));
+}
+
+#[tokio::test]
+async fn when_every_instance_refuses_the_error_lists_the_dials_soon() {
+    let registry = Registry::of([
+        native("users-0", "http", refused().await),
+        foreign("users-1", "http", refused().await),
+    ]);
+    let begun = Instant::now();
+    let error = text(registry.channel().get("/")).await.unwrap_err();
+    assert_eq!(error.kind(), CallErrorKind::Connect);
+    assert_eq!(error.attempts().len(), 2, "{error}");
+    assert!(error.attempts().iter().all(|attempt| attempt.code == "refused"), "{error}");
+    assert!(begun.elapsed() < Duration::from_secs(2));
+}
+
+#[tokio::test]
+async fn a_listener_with_nobody_behind_it_is_no_connection() {
+    let (frozen, _task) = frozen().await;
+    let live = Peer::native("users-2").await;
+    let registry = Registry::of([
+        native("users-0", "http", frozen),
+        foreign("users-1", "grpc", frozen),
+        native("users-2", "http", live.addr),
+    ]);
+    let channel = registry.channel_with(|config| config.connect_timeout = 100 * MS);
+    for _ in 0..50 {
+        assert_eq!(text(channel.timeout(5000 * MS).get("/")).await.unwrap(), "users-2");
+    }
+}
+
+#[tokio::test]
+async fn nodes_that_stay_keep_their_connection_and_those_that_leave_are_dialled_no_more() {
+    let (one, two) = (Peer::native("users-1").await, Peer::native("users-2").await);
+    let stays = Arc::new(native("users-1", "http", one.addr));
+    let registry = Registry::pending();
+    registry.set_shared(vec![Arc::clone(&stays), Arc::new(native("users-2", "http", two.addr))]);
+    let channel = registry.channel();
+    channel.ready().await.unwrap();
+    until("both are connected", || channel.nodes().iter().filter(|node| node.connects == 1).count() == 2)
+        .await;
+
+    registry.set_shared(vec![Arc::clone(&stays)]);
+    until("the node is gone", || two.open() == 0 && channel.nodes().len() == 1).await;
+    // A changed record at the same address is the same node.
+    let mut heavier = meshwork_core::Instance::clone(&stays);
+    heavier.weight = 200;
+    registry.set_shared(vec![Arc::new(heavier)]);
+    until("the new weight is seen", || channel.nodes()[0].instance.weight == 200).await;
+    assert_eq!(text(channel.get("/")).await.unwrap(), "users-1");
+    assert_eq!((one.connections(), two.connections()), (1, 1));
+}
+
+#[tokio::test]
+async fn an_instance_that_is_not_up_gets_no_call() {
+    let (one, two) = (Peer::native("users-1").await, Peer::native("users-2").await);
+    let mut unready = native("users-1", "http", one.addr);
+    unready.status = meshwork_core::Status::Unready;
+    let channel = Registry::of([unready, native("users-2", "http", two.addr)]).channel();
+    for _ in 0..20 {
+        assert_eq!(text(channel.get("/")).await.unwrap(), "users-2");
+    }
+}
+
+#[tokio::test]
+async fn tls_endpoints_fail_with_a_word_about_it() {
+    let channel = Registry::of([foreign("users-1", "https", refused().await)]).channel();
+    let error = text(channel.get("/")).await.unwrap_err();
+    assert!(error.to_string().contains("needs TLS"), "{error}");
+}
+
+#[tokio::test]
+async fn waiting_calls_are_bounded() {
+    let registry = Registry::pending();
+    let channel = registry.channel_with(|config| config.max_waiting = 2);
+    let waiting = [tokio::spawn(text(channel.get("/"))), tokio::spawn(text(channel.get("/")))];
+    tokio::task::yield_now().await;
+    let mut kind = None;
+    for _ in 0..100 {
+        kind = text(channel.timeout(20 * MS).get("/")).await.err().map(|error| error.kind());
+        if kind == Some(CallErrorKind::Overloaded) {
+            break;
+        }
+    }
+    assert_eq!(kind, Some(CallErrorKind::Overloaded));
+    waiting.iter().for_each(tokio::task::JoinHandle::abort);
+}
