@@ -53,7 +53,7 @@ mod tests {
         let (identity, to) = (Identity::new(), HeaderValue::from_static("users/users-1"));
         assert!(!identity.is(&to));
         identity.set([(&service, &first)]);
-        assert!(identity.clone().is(&to));
+        assert!(identity.is(&to));
         identity.set([(&service, &second)]);
         assert!(!identity.is(&to));
     }

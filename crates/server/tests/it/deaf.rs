@@ -22,7 +22,7 @@ use crate::support::{LIMIT, request};
 const PING: u8 = 6;
 const GOAWAY: u8 = 7;
 
-pub struct Deaf {
+pub(crate) struct Deaf {
     sender: h2::client::SendRequest<Bytes>,
     goodbye: watch::Receiver<bool>,
     connection: JoinHandle<()>,
@@ -30,7 +30,7 @@ pub struct Deaf {
 
 impl Deaf {
     /// Connects, and has one request answered.
-    pub async fn connect(addr: SocketAddr) -> Self {
+    pub(crate) async fn connect(addr: SocketAddr) -> Self {
         let (told, goodbye) = watch::channel(false);
         let stream = TcpStream::connect(addr).await.unwrap();
         let ears = Ears { stream, raw: BytesMut::new(), heard: BytesMut::new(), told };
@@ -42,12 +42,12 @@ impl Deaf {
         own
     }
 
-    pub async fn wait_for_goodbye(&mut self) {
+    pub(crate) async fn wait_for_goodbye(&mut self) {
         let wait = self.goodbye.wait_for(|told| *told);
         time::timeout(LIMIT, wait).await.expect("no goodbye came").unwrap();
     }
 
-    pub async fn ask(&mut self, request: &Request<Full<Bytes>>) -> Response<h2::RecvStream> {
+    pub(crate) async fn ask(&mut self, request: &Request<Full<Bytes>>) -> Response<h2::RecvStream> {
         let mut head = Request::new(());
         *head.method_mut() = request.method().clone();
         *head.uri_mut() = request.uri().clone();

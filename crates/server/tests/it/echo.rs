@@ -17,18 +17,18 @@ use tonic_prost::ProstCodec;
 use tower_service::Service;
 
 #[derive(Clone, PartialEq, prost::Message)]
-pub struct Text {
+pub(crate) struct Text {
     #[prost(string, tag = "1")]
-    pub text: String,
+    pub(crate) text: String,
 }
 
-pub fn text(text: impl Into<String>) -> Text {
+pub(crate) fn text(text: impl Into<String>) -> Text {
     Text { text: text.into() }
 }
 
 /// `test.Echo`: what a call says decides what happens.
 #[derive(Clone)]
-pub struct Echo;
+pub(crate) struct Echo;
 
 type Boxed<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 type Texts = Pin<Box<dyn Stream<Item = Result<Text, Status>> + Send>>;
@@ -140,22 +140,22 @@ impl Service<http::Request<tonic::body::Body>> for Echo {
 
 /// The client.
 #[derive(Clone)]
-pub struct EchoClient(Client<Channel>);
+pub(crate) struct EchoClient(Client<Channel>);
 
 impl EchoClient {
-    pub async fn connect(addr: SocketAddr) -> Self {
+    pub(crate) async fn connect(addr: SocketAddr) -> Self {
         let channel = Channel::from_shared(format!("http://{addr}")).unwrap().connect().await.unwrap();
         Self(Client::new(channel))
     }
 
-    pub async fn unary(&mut self, request: impl tonic::IntoRequest<Text>) -> Result<String, Status> {
+    pub(crate) async fn unary(&mut self, request: impl tonic::IntoRequest<Text>) -> Result<String, Status> {
         self.0.ready().await.unwrap();
         let codec = ProstCodec::<Text, Text>::default();
         let path = PathAndQuery::from_static("/test.Echo/Unary");
         Ok(self.0.unary(request.into_request(), path, codec).await?.into_inner().text)
     }
 
-    pub async fn server(
+    pub(crate) async fn server(
         &mut self,
         request: impl tonic::IntoRequest<Text>,
     ) -> Result<Streaming<Text>, Status> {
@@ -165,7 +165,7 @@ impl EchoClient {
         Ok(self.0.server_streaming(request.into_request(), path, codec).await?.into_inner())
     }
 
-    pub async fn client(&mut self, said: &[&str]) -> Result<String, Status> {
+    pub(crate) async fn client(&mut self, said: &[&str]) -> Result<String, Status> {
         self.0.ready().await.unwrap();
         let said: Vec<Text> = said.iter().map(|t| text(*t)).collect();
         let codec = ProstCodec::<Text, Text>::default();
@@ -174,7 +174,7 @@ impl EchoClient {
         Ok(self.0.client_streaming(request, path, codec).await?.into_inner().text)
     }
 
-    pub async fn both(
+    pub(crate) async fn both(
         &mut self,
         said: impl Stream<Item = Text> + Send + 'static,
     ) -> Result<Streaming<Text>, Status> {
@@ -184,7 +184,7 @@ impl EchoClient {
         Ok(self.0.streaming(Request::new(said), path, codec).await?.into_inner())
     }
 
-    pub async fn unknown_method(&mut self) -> Status {
+    pub(crate) async fn unknown_method(&mut self) -> Status {
         self.0.ready().await.unwrap();
         let codec = ProstCodec::<Text, Text>::default();
         let path = PathAndQuery::from_static("/test.Nobody/Nothing");
@@ -193,7 +193,7 @@ impl EchoClient {
 }
 
 /// All texts of a stream, or how it failed after which.
-pub async fn collect(mut stream: Streaming<Text>) -> (Vec<String>, Option<Status>) {
+pub(crate) async fn collect(mut stream: Streaming<Text>) -> (Vec<String>, Option<Status>) {
     let mut texts = Vec::new();
     loop {
         match stream.message().await {

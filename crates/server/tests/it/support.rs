@@ -16,23 +16,23 @@ use tokio::{
 };
 
 /// The most any wait of a test may take.
-pub const LIMIT: Duration = Duration::from_secs(10);
+pub(crate) const LIMIT: Duration = Duration::from_secs(10);
 
 /// A running server and what a test asks it.
-pub struct Fixture {
-    pub serving: Serving,
-    pub addr: SocketAddr,
-    pub identity: Identity,
-    pub health: Health,
-    pub stats: Stats,
+pub(crate) struct Fixture {
+    pub(crate) serving: Serving,
+    pub(crate) addr: SocketAddr,
+    pub(crate) identity: Identity,
+    pub(crate) health: Health,
+    pub(crate) stats: Stats,
 }
 
 /// Serves `services` on a free port, as `users/users-1`.
-pub async fn start(services: Services) -> Fixture {
+pub(crate) async fn start(services: Services) -> Fixture {
     start_with(ServerConfig::default(), services).await
 }
 
-pub async fn start_with(config: ServerConfig, services: Services) -> Fixture {
+pub(crate) async fn start_with(config: ServerConfig, services: Services) -> Fixture {
     let (identity, health) = (Identity::new(), Health::new());
     identity.set([(&ServiceName::new("users").unwrap(), &InstanceId::new("users-1").unwrap())]);
     health.set_serving(true);
@@ -44,18 +44,18 @@ pub async fn start_with(config: ServerConfig, services: Services) -> Fixture {
 }
 
 /// The default settings, changed.
-pub fn config(change: impl FnOnce(&mut ServerConfig)) -> ServerConfig {
+pub(crate) fn config(change: impl FnOnce(&mut ServerConfig)) -> ServerConfig {
     let mut config = ServerConfig::default();
     change(&mut config);
     config
 }
 
-pub fn within(limit: Duration) -> Instant {
+pub(crate) fn within(limit: Duration) -> Instant {
     Instant::now() + limit
 }
 
 /// Waits until `condition` holds.
-pub async fn until(what: &str, condition: impl Fn() -> bool) {
+pub(crate) async fn until(what: &str, condition: impl Fn() -> bool) {
     let end = within(LIMIT);
     while !condition() {
         assert!(Instant::now() < end, "timed out waiting until {what}");
@@ -64,14 +64,14 @@ pub async fn until(what: &str, condition: impl Fn() -> bool) {
 }
 
 /// One raw HTTP/1 exchange on a connection of its own, as text.
-pub async fn raw(addr: SocketAddr, request: &str) -> String {
+pub(crate) async fn raw(addr: SocketAddr, request: &str) -> String {
     let mut stream = TcpStream::connect(addr).await.unwrap();
     stream.write_all(request.as_bytes()).await.unwrap();
     read_all(&mut stream).await
 }
 
 /// Everything until the other side closes; a reset ends it too.
-pub async fn read_all(stream: &mut TcpStream) -> String {
+pub(crate) async fn read_all(stream: &mut TcpStream) -> String {
     let mut text = Vec::new();
     // A reset is an end like any other here.
     drop(time::timeout(LIMIT, stream.read_to_end(&mut text)).await.expect("the server did not close"));
@@ -79,7 +79,7 @@ pub async fn read_all(stream: &mut TcpStream) -> String {
 }
 
 /// Reads until `text` has come.
-pub async fn read_until(stream: &mut TcpStream, text: &str) -> String {
+pub(crate) async fn read_until(stream: &mut TcpStream, text: &str) -> String {
     let mut seen = Vec::new();
     let mut byte = [0; 1];
     while !String::from_utf8_lossy(&seen).contains(text) {
@@ -90,14 +90,14 @@ pub async fn read_until(stream: &mut TcpStream, text: &str) -> String {
     String::from_utf8_lossy(&seen).into_owned()
 }
 
-pub fn get(path: &str) -> String {
+pub(crate) fn get(path: &str) -> String {
     format!("GET {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n")
 }
 
-pub type H2 = http2::SendRequest<Full<Bytes>>;
+pub(crate) type H2 = http2::SendRequest<Full<Bytes>>;
 
 /// An HTTP/2 connection with prior knowledge.
-pub async fn h2(addr: SocketAddr) -> H2 {
+pub(crate) async fn h2(addr: SocketAddr) -> H2 {
     let stream = TcpStream::connect(addr).await.unwrap();
     stream.set_nodelay(true).unwrap();
     let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
@@ -105,7 +105,12 @@ pub async fn h2(addr: SocketAddr) -> H2 {
     sender
 }
 
-pub fn request(addr: SocketAddr, method: &str, path: &str, headers: &[(&str, &str)]) -> Request<Full<Bytes>> {
+pub(crate) fn request(
+    addr: SocketAddr,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+) -> Request<Full<Bytes>> {
     let mut request = Request::builder().method(method).uri(format!("http://{addr}{path}"));
     for (name, value) in headers {
         request = request.header(*name, *value);
@@ -114,7 +119,7 @@ pub fn request(addr: SocketAddr, method: &str, path: &str, headers: &[(&str, &st
 }
 
 /// One exchange over HTTP/2: the head and the body as text.
-pub async fn ask(
+pub(crate) async fn ask(
     client: &mut H2,
     request: Request<Full<Bytes>>,
 ) -> Result<(Response<Empty<Bytes>>, String), hyper::Error> {
@@ -126,6 +131,6 @@ pub async fn ask(
     time::timeout(LIMIT, exchange).await.expect("no answer in time")
 }
 
-pub fn header<'a, B>(response: &'a Response<B>, name: &str) -> &'a str {
+pub(crate) fn header<'a, B>(response: &'a Response<B>, name: &str) -> &'a str {
     response.headers().get(name).map_or("", |value| value.to_str().unwrap())
 }
