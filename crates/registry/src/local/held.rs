@@ -29,6 +29,8 @@ pub(super) const UNFINISHED: &str = ".new-";
 /// What the names of records that their owner is taking away begin with: it tells readers that they will
 /// not come back.
 pub(super) const LEFT: &str = ".left-";
+/// The same for records that said `leaving`: readers that are slow to look learn it from the name.
+pub(super) const MARKED: &str = ".leaving-";
 
 /// Probing readers hold a lock for microseconds, so an owner may have to wait.
 const LOCK_WITHIN: Duration = Duration::from_secs(1);
@@ -43,7 +45,6 @@ pub(super) struct Held {
     env: Box<str>,
     instance: Instance,
     content: Vec<u8>,
-    written: Instant,
 }
 
 /// Announces `instance`; `before` is what this process holds for it already, and stays as it is.
@@ -77,7 +78,7 @@ pub(super) fn announce(
             Err(error) => return Err(failed("naming")(error)),
         }
         let (instance, env) = (instance.clone(), env.into());
-        return Ok(Held { file, id, env, instance, content, written: Instant::now() });
+        return Ok(Held { file, id, env, instance, content });
     }
     Err(Error::unavailable(format!(
         "announcing `{}`: something removes the files in `{}` as they are made",
@@ -87,11 +88,6 @@ pub(super) fn announce(
 }
 
 impl Held {
-    /// For how long the record has said that its owner leaves.
-    pub(super) fn marked_since(&self) -> Option<Duration> {
-        (self.instance.status == Status::Leaving).then(|| self.written.elapsed())
-    }
-
     /// Rewrites the record in place.
     pub(super) fn rewrite(&mut self, place: &Place, env: &str, instance: &Instance) -> Result<(), Error> {
         let is_other =
@@ -113,7 +109,6 @@ impl Held {
         }
         self.instance = instance.clone();
         self.content = new;
-        self.written = Instant::now();
         self.verify_name(place)
     }
 
@@ -136,7 +131,8 @@ impl Held {
     /// Removes the record while its lock is held, then lets go of it.
     pub(super) fn remove(self, place: &Place) {
         let removed = place.shelf(&self.env, &self.instance.service).and_then(|shelf| {
-            let (name, left) = (file_name(&self.instance), format!("{LEFT}{}", self.instance.id));
+            let how = if self.instance.status == Status::Leaving { MARKED } else { LEFT };
+            let (name, left) = (file_name(&self.instance), format!("{how}{}", self.instance.id));
             let doing = || format!("removing the record of `{}`", self.instance.id);
             let removed = match shelf.find(&name) {
                 Ok(Some(found)) if found == self.id => {

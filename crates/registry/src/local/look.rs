@@ -22,6 +22,9 @@ use super::{
     record::{self, Flaw, Framed, MAX_FILE_BYTES},
 };
 
+/// How often a file that is replaced while we look is looked at anew.
+const ATTEMPTS: usize = 4;
+
 /// What a look found.
 #[derive(Debug)]
 pub(super) enum Look<'a> {
@@ -49,22 +52,42 @@ pub(super) enum Look<'a> {
 
 /// Looks at `name`; `buffer` takes its content.
 pub(super) fn look<'a>(shelf: &Shelf, name: &str, buffer: &'a mut Vec<u8>) -> Look<'a> {
+    for _ in 0..ATTEMPTS {
+        match glance(shelf, name, buffer) {
+            // Opened just before its owner removed or replaced it: that file is dead, the record need not be.
+            Glance::Dead(file) if shelf.find(name) != Ok(Some(file)) => {}
+            Glance::Dead(_) => return Look::Dead { ours: record::is_ours(buffer) },
+            Glance::Held { file, beat } => return Look::Held { file, beat, content: record::parse(buffer) },
+            Glance::Other(look) => return look,
+        }
+    }
+    Look::Blind(Errno::AGAIN)
+}
+
+/// One look, before anything is made of it.
+enum Glance {
+    Dead(FileId),
+    Held { file: FileId, beat: (i64, i64) },
+    Other(Look<'static>),
+}
+
+fn glance(shelf: &Shelf, name: &str, buffer: &mut Vec<u8>) -> Glance {
     // Non-blocking, so that a planted pipe cannot hold us.
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let mut file = match rustix::fs::openat(&shelf.dir, name, flags, Mode::empty()) {
         Ok(file) => File::from(file),
-        Err(Errno::NOENT) => return Look::Gone,
+        Err(Errno::NOENT) => return Glance::Other(Look::Gone),
         Err(Errno::LOOP) => return misplaced("it is a symbolic link"),
         Err(Errno::NXIO | Errno::NODEV) => return misplaced("it is no regular file"),
         Err(Errno::ACCESS | Errno::PERM) => {
             let text = format!("it may not be read by uid {}", geteuid().as_raw());
-            return Look::Refused(Refusal::new(RefusalKind::Owner, text));
+            return Glance::Other(Look::Refused(Refusal::new(RefusalKind::Owner, text)));
         }
-        Err(error) => return Look::Blind(error),
+        Err(error) => return Glance::Other(Look::Blind(error)),
     };
     let found = match file.metadata() {
         Ok(found) => found,
-        Err(error) => return Look::Blind(errno(&error)),
+        Err(error) => return Glance::Other(Look::Blind(errno(&error))),
     };
     if !found.is_file() {
         return misplaced("it is no regular file");
@@ -72,26 +95,27 @@ pub(super) fn look<'a>(shelf: &Shelf, name: &str, buffer: &'a mut Vec<u8>) -> Lo
     let us = geteuid().as_raw();
     if found.uid() != us && !shelf.shared {
         let text = format!("it belongs to uid {}, and only uid {us} is trusted", found.uid());
-        return Look::Refused(Refusal::new(RefusalKind::Owner, text));
+        return Glance::Other(Look::Refused(Refusal::new(RefusalKind::Owner, text)));
     }
     let is_dead = match file.try_lock_shared() {
         Ok(()) => true,
         Err(TryLockError::WouldBlock) => false,
-        Err(TryLockError::Error(error)) => return Look::Blind(errno(&error)),
+        Err(TryLockError::Error(error)) => return Glance::Other(Look::Blind(errno(&error))),
     };
     if is_dead && let Err(error) = file.unlock() {
-        return Look::Blind(errno(&error));
+        return Glance::Other(Look::Blind(errno(&error)));
     }
     buffer.clear();
     let limit = if is_dead { 64 } else { MAX_FILE_BYTES as u64 + 1 };
     if let Err(error) = file.by_ref().take(limit).read_to_end(buffer) {
-        return Look::Blind(errno(&error));
+        return Glance::Other(Look::Blind(errno(&error)));
     }
+    let file = FileId::of(&found);
     if is_dead {
-        return Look::Dead { ours: record::is_ours(buffer) };
+        Glance::Dead(file)
+    } else {
+        Glance::Held { file, beat: (found.mtime(), found.mtime_nsec()) }
     }
-    let beat = (found.mtime(), found.mtime_nsec());
-    Look::Held { file: FileId::of(&found), beat, content: record::parse(buffer) }
 }
 
 /// Removes a dead file: whoever holds its lock and still finds it under its name may. Says whether it did.
@@ -111,6 +135,6 @@ pub(super) fn read_whole(mut file: &File, buffer: &mut Vec<u8>) -> Result<(), Er
     file.take(MAX_FILE_BYTES as u64 + 1).read_to_end(buffer).map(drop).map_err(|e| errno(&e))
 }
 
-fn misplaced(detail: &str) -> Look<'static> {
-    Look::Refused(Refusal::new(RefusalKind::Misplaced, detail))
+fn misplaced(detail: &str) -> Glance {
+    Glance::Other(Look::Refused(Refusal::new(RefusalKind::Misplaced, detail)))
 }

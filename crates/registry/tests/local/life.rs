@@ -1,6 +1,11 @@
 //! What comes, changes, freezes, dies and leaves, as other processes see it.
 
-use std::{fs, os::unix::fs::PermissionsExt, time::Duration};
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 
 use futures_util::StreamExt;
 use meshwork_core::{
@@ -91,10 +96,15 @@ async fn readers_see_the_mark_of_a_record_before_it_goes() {
         let registration = announcing.registry().register(instance());
         let id = registration.id();
         assert!(matches!(next().await, Change::Delta { put, .. } if put[0].id == id));
+        // A departure that cuts the claim leaves nothing to mark.
+        timeout(LIMIT, registration.live()).await.unwrap().unwrap();
         registration.depart(departure).await.unwrap();
         let mut change = next().await;
         if marked {
-            assert!(matches!(&change, Change::Delta { put, .. } if put[0].status == Status::Leaving));
+            assert!(
+                matches!(&change, Change::Delta { put, .. } if put.len() == 1 && put[0].status == Status::Leaving),
+                "{change:?}"
+            );
             change = next().await;
         }
         assert!(matches!(&change, Change::Delta { put, removed } if put.is_empty() && *removed == [id]));
@@ -249,6 +259,45 @@ async fn a_claim_that_was_cut_leaves_nothing_once_it_is_released() {
         let left = || fs::read_dir(dir.join("dev/users")).map_or(0, Iterator::count);
         assert_eq!(left(), 0, "after {n}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_record_that_is_claimed_again_and_again_is_never_absent() {
+    let (_scratch, dir) = scratch();
+    let backend = local(&dir);
+    let driver = tokio::spawn({
+        let backend = backend.clone();
+        async move { drop(backend.drive().await) }
+    });
+    let (mut wanted, mut claim) = (instance(), None);
+    backend.claim(&wanted, &mut claim).await.unwrap();
+    let mut changes = backend.subscribe(&users());
+    let releasing = AtomicBool::new(false);
+    let claiming = async {
+        for n in 0..300 {
+            vary(&mut wanted, n);
+            backend.claim(&wanted, &mut claim).await.unwrap();
+        }
+        releasing.store(true, Ordering::SeqCst);
+        backend.release(claim.take().unwrap()).await.unwrap();
+    };
+    let watching = async {
+        loop {
+            match changes.next().await.unwrap().unwrap() {
+                Change::Set(all) => assert_eq!(all.len(), 1),
+                Change::Delta { put, removed } if removed.is_empty() => {
+                    assert!(put.iter().all(|instance| is_whole(instance)));
+                }
+                Change::Delta { .. } => {
+                    return assert!(releasing.load(Ordering::SeqCst), "removed too early");
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    };
+    let ((), watched) = tokio::join!(claiming, timeout(LIMIT, watching));
+    watched.unwrap();
+    driver.abort();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
