@@ -13,16 +13,10 @@ use http::uri::PathAndQuery;
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 use meshwork_balance::Outcome;
-use meshwork_core::ServiceName;
 use tokio::time::{self, Sleep};
 
 use crate::{
-    CallError,
-    deadline::Bound,
-    failure::Failure,
-    flight::Flight,
-    shared::{Kind, Shared},
-    verdict,
+    CallError, ClientConfig, deadline::Bound, failure::Failure, flight::Flight, shared::Kind, verdict,
 };
 
 /// The body of an answer. The default one is empty and ended.
@@ -31,7 +25,6 @@ pub struct Body(Option<Open>);
 
 struct Open {
     incoming: Incoming,
-    service: ServiceName,
     /// Absent once the verdict is known.
     flight: Option<Flight>,
     /// What the head said; a gRPC answer tells in its trailers.
@@ -43,26 +36,25 @@ struct Open {
 pub(crate) struct Until {
     bound: Bound,
     path: Option<PathAndQuery>,
-    shared: Arc<Shared>,
     /// Made at the first wait: most bodies are there at once.
     sleep: Option<Pin<Box<Sleep>>>,
 }
 
 impl Until {
-    pub(crate) fn new(bound: Bound, path: Option<PathAndQuery>, shared: Arc<Shared>) -> Self {
-        Self { bound, path, shared, sleep: None }
+    pub(crate) fn new(bound: Bound, path: Option<PathAndQuery>) -> Self {
+        Self { bound, path, sleep: None }
     }
 
-    /// The error once the time is over.
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<CallError> {
+    /// Ready once the time is over.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let at = self.bound.at();
         let sleep = self.sleep.get_or_insert_with(|| Box::pin(time::sleep_until(at)));
-        sleep.as_mut().poll(cx).map(|()| self.passed())
+        sleep.as_mut().poll(cx)
     }
 
-    fn passed(&self) -> CallError {
+    fn passed(&self, config: &ClientConfig) -> CallError {
         let path = self.path.as_ref().map_or("/", PathAndQuery::path);
-        self.bound.passed("end of the answer", path, &self.shared.config).delivered_maybe()
+        self.bound.passed("end of the answer", path, config).delivered_maybe()
     }
 }
 
@@ -74,8 +66,7 @@ impl Body {
         verdict: Option<Outcome>,
         until: Option<Until>,
     ) -> Self {
-        let service = flight.shared().service.clone();
-        let mut open = Open { incoming, service, flight: Some(flight), verdict, until };
+        let mut open = Open { incoming, flight: Some(flight), verdict, until };
         if http_body::Body::is_end_stream(&open.incoming) {
             open.ended();
         }
@@ -113,10 +104,15 @@ impl Open {
             }
             Some(Err(error)) => {
                 let failure = Failure::body(error);
+                let shared = self.flight.as_ref().map(|flight| Arc::clone(flight.shared()));
                 if let Some(flight) = self.flight.take() {
                     flight.fail(&failure);
                 }
-                Some(Err(failure.into_error().with_service(&self.service)))
+                let error = failure.into_error();
+                Some(Err(match shared {
+                    Some(shared) => error.with_service(&shared.service),
+                    None => error,
+                }))
             }
             None => {
                 self.ended();
@@ -126,13 +122,12 @@ impl Open {
     }
 
     fn poll_until(&mut self, cx: &mut Context<'_>) -> Poll<Result<Frame<Bytes>, CallError>> {
-        if let Some(flight) = &mut self.flight {
-            flight.answered();
-        }
-        match &mut self.until {
-            None => Poll::Pending,
-            Some(until) => until.poll(cx).map(|error| Err(error.with_service(&self.service))),
-        }
+        // Once its verdict is known the answer is over but for the caller's reading.
+        let Some(flight) = &mut self.flight else { return Poll::Pending };
+        flight.answered();
+        let Some(until) = &mut self.until else { return Poll::Pending };
+        let shared = flight.shared();
+        until.poll(cx).map(|()| Err(until.passed(&shared.config).with_service(&shared.service)))
     }
 }
 

@@ -142,7 +142,7 @@ async fn wait(shared: &Arc<Shared>, wish: &Wish<'_>, begun: Instant) -> Result<F
     let group = shared.group(wish.kind);
     let patient = wish.options.wait_for_ready == Some(true);
     let mut dials = Dials::default();
-    dials.look(shared, &group.store.load());
+    dials.look(&group.store.load());
     loop {
         let mut changed = pin!(group.changed.notified());
         changed.as_mut().enable();
@@ -151,7 +151,7 @@ async fn wait(shared: &Arc<Shared>, wish: &Wish<'_>, begun: Instant) -> Result<F
             Look::Nothing(error) if !patient => return Err(error),
             Look::Wait | Look::Nothing(_) => {}
         }
-        if !patient && dials.look(shared, &group.store.load()) {
+        if !patient && dials.look(&group.store.load()) {
             return Err(unconnected(group));
         }
         if shared.is_closed() {
@@ -213,8 +213,8 @@ struct Dials {
 
 impl Dials {
     /// Looks at the nodes of the moment; says whether each of them failed since it was first seen.
-    fn look(&mut self, shared: &Shared, store: &Store) -> bool {
-        if shared.peers.connected() > 0 {
+    fn look(&mut self, store: &Store) -> bool {
+        if store.members.iter().any(|member| member.node().is_ready()) {
             return false;
         }
         let mut all = !store.members.is_empty();

@@ -207,7 +207,8 @@ fn all(entries: &[Entry]) -> Arc<[Member]> {
 /// A new link with its node; its owner begins to dial.
 fn hold(shared: &Arc<Shared>, (key, protocol): &LinkKey, instance: &Arc<Instance>) -> Held {
     let config = &shared.config;
-    let pool = Http1::new(config.max_http1_connections, config.http1_idle);
+    let pool = || Http1::new(config.max_http1_connections, config.http1_idle);
+    let pool = (*protocol == Protocol::Http1).then(pool);
     let link = Arc::new(Link::new(key.clone(), *protocol, Arc::clone(instance), pool));
     let age = instance.start_time.and_then(|start| {
         let millis = Timestamp::now().as_millis().checked_sub(start.as_millis())?;

@@ -2,8 +2,9 @@
 
 use std::{borrow::Cow, collections::HashMap, fmt, sync::Arc, time::Duration};
 
+use http::HeaderValue;
 use meshwork_balance::{P2c, Policy};
-use meshwork_core::{AddressRules, InstanceId, Scheme};
+use meshwork_core::{AddressRules, InstanceId, Scheme, timeout};
 
 use crate::{Connect, TcpConnect};
 
@@ -20,17 +21,26 @@ pub struct Limit {
     duration: Duration,
     origin: Cow<'static, str>,
     yields: bool,
+    /// As it travels in a header; written once.
+    header: HeaderValue,
 }
 
 impl Limit {
     /// A limit; `origin` says where it was set.
     pub fn new(duration: Duration, origin: impl Into<Cow<'static, str>>) -> Self {
-        Self { duration, origin: origin.into(), yields: false }
+        let header = HeaderValue::try_from(timeout::encode(duration))
+            .expect("invariant: digits and a letter are a header value");
+        Self { duration, origin: origin.into(), yields: false, header }
     }
 
     /// A limit nobody chose: it yields to a longer one that the caller chose.
     pub fn fallback(duration: Duration, origin: impl Into<Cow<'static, str>>) -> Self {
-        Self { duration, origin: origin.into(), yields: true }
+        Self { yields: true, ..Self::new(duration, origin) }
+    }
+
+    /// As it travels in a header.
+    pub(crate) fn header(&self) -> &HeaderValue {
+        &self.header
     }
 
     /// Whether it yields to what the caller chose.

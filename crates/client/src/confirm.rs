@@ -33,7 +33,7 @@ pub(crate) async fn confirm(
     let request = Request::builder()
         .method(Method::HEAD)
         .version(Version::HTTP_2)
-        .uri(target.uri(Some(path)))
+        .uri(target.uri(path))
         .header(headers::TO, &expected)
         .body(Outbound::empty())
         .map_err(|error| CallError::new(CallErrorKind::Invalid, "asking who answers").with_source(error))?;

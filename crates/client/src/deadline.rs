@@ -91,21 +91,25 @@ impl Bound {
         self.at
     }
 
-    /// Whether it is a limit of the client's own, the same for each call.
-    pub(crate) fn is_constant(&self) -> bool {
-        matches!(self.by, SetBy::Client | SetBy::Method)
+    /// The limit of the client or of the method that it comes from.
+    fn limit<'a>(&self, path: &str, config: &'a ClientConfig) -> Option<&'a Limit> {
+        match self.by {
+            SetBy::Method => method_of(path, config).and_then(|method| method.timeout.as_ref()),
+            SetBy::Client => config.timeout.as_ref(),
+            SetBy::Context | SetBy::Header | SetBy::Option => None,
+        }
     }
 
     /// Where it was set.
     fn origin<'a>(&self, path: &str, config: &'a ClientConfig) -> &'a str {
-        let set = match self.by {
-            SetBy::Context => return "the deadline inherited from the call being served",
-            SetBy::Header => return "the request's own time-out header",
-            SetBy::Option => return "the call's timeout option",
-            SetBy::Method => method_of(path, config).and_then(|method| method.timeout.as_ref()),
-            SetBy::Client => config.timeout.as_ref(),
-        };
-        set.map_or("the client's configuration", Limit::origin)
+        match self.by {
+            SetBy::Context => "the deadline inherited from the call being served",
+            SetBy::Header => "the request's own time-out header",
+            SetBy::Option => "the call's timeout option",
+            SetBy::Method | SetBy::Client => {
+                self.limit(path, config).map_or("the client's configuration", Limit::origin)
+            }
+        }
     }
 
     /// The error when it passed while waiting for `what`.
@@ -129,16 +133,35 @@ pub(crate) fn asked_by(request: &HeaderMap) -> Option<Duration> {
     timeout::parse(header.to_str().ok()?)
 }
 
-/// Writes the time that is left into the headers of an attempt.
-///
-/// A limit that is the same for each call is written as it stands on the first attempt, so that the peer's
-/// header table holds it once; every other value is kept out of that table.
-pub(crate) fn write(to: &mut HeaderMap, is_grpc: bool, bound: &Bound, now: Instant, is_first: bool) {
+/// Writes the time that is left at `now` into the headers of an attempt.
+pub(crate) fn write(to: &mut HeaderMap, is_grpc: bool, bound: &Bound, now: Instant) {
+    let Ok(mut value) = HeaderValue::try_from(timeout::encode(bound.at.saturating_duration_since(now)))
+    else {
+        return;
+    };
+    // A value that is new for each call would only push others out of the peer's header table.
+    value.set_sensitive(true);
+    insert(to, is_grpc, value);
+}
+
+/// The same for the first attempt. A limit that is the same for each call is written as it stands, so that
+/// the peer's header table holds it once.
+pub(crate) fn write_first(
+    to: &mut HeaderMap,
+    is_grpc: bool,
+    bound: &Bound,
+    now: Instant,
+    path: &str,
+    config: &ClientConfig,
+) {
+    match bound.limit(path, config) {
+        Some(limit) => insert(to, is_grpc, limit.header().clone()),
+        None => write(to, is_grpc, bound, now),
+    }
+}
+
+fn insert(to: &mut HeaderMap, is_grpc: bool, value: HeaderValue) {
     let name = if is_grpc { headers::GRPC_TIMEOUT } else { headers::TIMEOUT };
-    let constant = is_first && bound.is_constant();
-    let left = if constant { bound.total } else { bound.at.saturating_duration_since(now) };
-    let Ok(mut value) = HeaderValue::try_from(timeout::encode(left)) else { return };
-    value.set_sensitive(!constant);
     to.insert(HeaderName::from_static(name), value);
 }
 
@@ -207,10 +230,14 @@ mod tests {
         let config = ClientConfig::default();
         let deadline = Deadline::new(now, &Asked { option: Some(250 * MS), ..asked() }, None, &config);
         let mut sent = HeaderMap::new();
-        write(&mut sent, true, deadline.waiting().unwrap(), now + 50 * MS, false);
+        let bound = deadline.waiting().unwrap();
+        write(&mut sent, true, bound, now + 50 * MS);
         assert_eq!(sent["grpc-timeout"], "200000u");
         assert_eq!(asked_by(&sent), Some(200 * MS));
-        write(&mut sent, false, deadline.waiting().unwrap(), now, true);
+        write_first(&mut sent, false, bound, now, "/", &config);
         assert_eq!(sent["meshwork-timeout"], "250000u");
+        let usual = Deadline::new(now, &asked(), None, &config);
+        write_first(&mut sent, true, usual.waiting().unwrap(), now + 5 * MS, "/", &config);
+        assert_eq!(sent["grpc-timeout"], "10000000u");
     }
 }

@@ -12,7 +12,7 @@ use tokio::time;
 use crate::{
     CallError, CallErrorKind, Protocol,
     failure::{After, Failure},
-    http1::Place,
+    http1::{Http1, Place},
     http2::{Http2, Taken},
     link::Link,
     owner,
@@ -80,8 +80,8 @@ impl Flight {
                 Line::Http2(connection)
             }
             Protocol::Http1 => {
-                let place = link.http1().take();
-                if link.http1().is_full() {
+                let place = link.http1().and_then(Http1::take);
+                if link.http1().is_none_or(|pool| pool.is_full()) {
                     node.set_full(true);
                 }
                 let Some(place) = place else { return unusable(ticket, Unusable::Gone) };

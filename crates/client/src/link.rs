@@ -57,7 +57,8 @@ pub(crate) struct Link {
     target: Target,
     record: ArcSwap<Instance>,
     http2: ArcSwapOption<Http2>,
-    http1: Arc<Http1>,
+    /// Only where HTTP/1.1 is spoken.
+    http1: Option<Arc<Http1>>,
     node: OnceLock<Weak<Node>>,
     state: AtomicU8,
     /// Dials that failed, ever.
@@ -72,7 +73,7 @@ pub(crate) struct Link {
 }
 
 impl Link {
-    pub(crate) fn new(key: NodeKey, protocol: Protocol, record: Arc<Instance>, http1: Http1) -> Self {
+    pub(crate) fn new(key: NodeKey, protocol: Protocol, record: Arc<Instance>, http1: Option<Http1>) -> Self {
         Self {
             target: Target::new(&key),
             key,
@@ -80,7 +81,7 @@ impl Link {
             known: Mutex::new(record.id.clone()),
             record: ArcSwap::new(record),
             http2: ArcSwapOption::empty(),
-            http1: Arc::new(http1),
+            http1: http1.map(Arc::new),
             node: OnceLock::new(),
             state: AtomicU8::new(ConnectionState::Connecting as u8),
             failures: AtomicU64::new(0),
@@ -112,8 +113,9 @@ impl Link {
         &self.target
     }
 
-    pub(crate) fn http1(&self) -> &Arc<Http1> {
-        &self.http1
+    /// The HTTP/1.1 connections.
+    pub(crate) fn http1(&self) -> Option<&Arc<Http1>> {
+        self.http1.as_ref()
     }
 
     /// The open HTTP/2 connection.

@@ -10,6 +10,7 @@ use crate::{
     backoff::Backoff,
     confirm::{self, Answer},
     connect::first_of,
+    http1::Http1,
     http2::{Driver, Http2},
     link::Link,
     shared::Shared,
@@ -21,7 +22,7 @@ const SHORT_LIVED: Duration = Duration::from_secs(1);
 /// What a dial came to.
 enum Dialled {
     Http2(Arc<Http2>, Box<Driver>),
-    Http1,
+    Http1(Arc<Http1>),
     /// Somebody else answers.
     Another,
 }
@@ -34,7 +35,8 @@ pub(crate) async fn own(link: Arc<Link>, shared: Arc<Shared>) {
     let mut backoff = Backoff::default();
     loop {
         let begun = Instant::now();
-        let pause = match dial(&link, &shared).await {
+        // Boxed, so that a node that waits does not carry the room of a dial.
+        let pause = match Box::pin(dial(&link, &shared)).await {
             Ok(Dialled::Http2(connection, mut driver)) => {
                 let address = link.target().address();
                 tracing::debug!(service = %shared.service, %address, "node connected");
@@ -58,13 +60,13 @@ pub(crate) async fn own(link: Arc<Link>, shared: Arc<Shared>) {
                     Some(failed(&link, &shared, short, begun, &mut backoff))
                 }
             }
-            Ok(Dialled::Http1) => {
+            Ok(Dialled::Http1(pool)) => {
                 backoff.reset();
                 link.publish(None);
                 shared.wake_all();
                 tokio::select! {
                     () = link.is_down() => {}
-                    () = link.http1().reap() => {}
+                    () = pool.reap() => {}
                 }
                 link.withdraw(ConnectionState::Connecting);
                 // The call that found nobody was the first failed dial of this pause.
@@ -145,9 +147,13 @@ async fn dial(link: &Link, shared: &Shared) -> Result<Dialled, CallError> {
 
 async fn connect(link: &Link, shared: &Shared) -> Result<Dialled, CallError> {
     let Connected { io, protocol, .. } = open(link, shared).await?;
-    if protocol.unwrap_or(link.protocol()) == Protocol::Http1 {
-        link.http1().add(io).await?;
-        return Ok(Dialled::Http1);
+    if let Some(pool) = link.http1() {
+        pool.add(io).await?;
+        return Ok(Dialled::Http1(Arc::clone(pool)));
+    }
+    if protocol == Some(Protocol::Http1) {
+        let text = format!("`{}` speaks HTTP/1.1 only", link.key());
+        return Err(CallError::new(CallErrorKind::Unsupported, text));
     }
     let record = link.record();
     let native = record.is_native();

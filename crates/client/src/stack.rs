@@ -131,6 +131,10 @@ where
         option: options.timeout,
     };
     let deadline = Deadline::new(begun, &asked, method, &shared.config);
+    if let Some(bound) = deadline.waiting().filter(|bound| bound.at() <= begun) {
+        let passed = bound.passed("time left", head.uri.path(), &shared.config);
+        return Err(passed.with_service(&shared.service));
+    }
     let idempotent = options
         .idempotent
         .unwrap_or_else(|| method.is_some_and(|method| method.idempotent) || is_safe(kind, &head.method));
@@ -343,9 +347,8 @@ impl Call {
     }
 
     fn answer(&self, answer: Response<Incoming>, flight: Flight, verdict: Option<Outcome>) -> Response<Body> {
-        let until = self.deadline.body().map(|bound| {
-            Until::new(*bound, self.head.uri.path_and_query().cloned(), Arc::clone(&self.shared))
-        });
+        let until =
+            self.deadline.body().map(|bound| Until::new(*bound, self.head.uri.path_and_query().cloned()));
         answer.map(|incoming| Body::new(incoming, flight, verdict, until))
     }
 
@@ -363,9 +366,14 @@ impl Call {
         *request.method_mut() = self.head.method.clone();
         let fields = request.headers_mut();
         *fields = self.head.headers.clone();
-        let is_first = self.attempts.is_empty();
+        let is_grpc = self.kind == Kind::Grpc;
         if let Some(bound) = bound {
-            deadline::write(fields, self.kind == Kind::Grpc, bound, now, is_first);
+            if self.attempts.is_empty() {
+                let path = self.head.uri.path();
+                deadline::write_first(fields, is_grpc, bound, now, path, &self.shared.config);
+            } else {
+                deadline::write(fields, is_grpc, bound, now);
+            }
         }
         let attempt = self.attempt.saturating_add(u32::from(self.recovery.retries()));
         if attempt > 0 {

@@ -42,21 +42,22 @@ impl Target {
     }
 
     /// The absolute URI of a path here.
-    pub(crate) fn uri(&self, path: Option<PathAndQuery>) -> Uri {
-        let mut parts = http::uri::Parts::default();
-        parts.scheme = Some(self.scheme.clone());
-        parts.authority = Some(self.authority.clone());
-        parts.path_and_query = Some(path.unwrap_or_else(|| PathAndQuery::from_static("/")));
-        Uri::from_parts(parts).expect("invariant: scheme, authority and path make a URI")
+    pub(crate) fn uri(&self, path: PathAndQuery) -> Uri {
+        self.absolute(self.authority.clone(), Some(path))
     }
 
-    /// The same with the authority that the caller chose.
+    /// The absolute URI of what the caller asked for; an authority that the caller chose stands.
     pub(crate) fn uri_of(&self, asked: &Uri) -> Uri {
-        let mut uri = self.uri(asked.path_and_query().cloned()).into_parts();
-        if let Some(authority) = asked.authority() {
-            uri.authority = Some(authority.clone());
-        }
-        Uri::from_parts(uri).expect("invariant: scheme, authority and path make a URI")
+        let authority = asked.authority().unwrap_or(&self.authority).clone();
+        self.absolute(authority, asked.path_and_query().cloned())
+    }
+
+    fn absolute(&self, authority: Authority, path: Option<PathAndQuery>) -> Uri {
+        let mut parts = http::uri::Parts::default();
+        parts.scheme = Some(self.scheme.clone());
+        parts.authority = Some(authority);
+        parts.path_and_query = Some(path.unwrap_or_else(|| PathAndQuery::from_static("/")));
+        Uri::from_parts(parts).expect("invariant: scheme, authority and path make a URI")
     }
 }
 

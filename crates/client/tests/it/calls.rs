@@ -81,6 +81,18 @@ async fn a_deadline_says_which_limit_passed_and_where_it_was_set() {
 }
 
 #[tokio::test]
+async fn a_call_without_any_time_left_is_never_sent() {
+    let peer = Peer::native("users-1").await;
+    let channel = Registry::of([native("users-1", "http", peer.addr)]).channel();
+    channel.ready().await.unwrap();
+    let mut context = Context::default();
+    context.deadline = Some(Instant::now());
+    let error = context.scope(async { text(channel.get("/")).await.unwrap_err() }).await;
+    assert_eq!((error.kind(), error.delivered()), (CallErrorKind::Deadline, Delivered::No));
+    assert_eq!(peer.requests(), 0);
+}
+
+#[tokio::test]
 async fn a_handlers_deadline_lane_and_attempt_travel_and_detached_leaves_them_aside() {
     let peer = Peer::native("users-1").await;
     peer.script(|request| {
