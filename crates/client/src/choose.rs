@@ -62,7 +62,7 @@ pub(crate) async fn choose(
         Look::Nothing(error) if wish.options.wait_for_ready != Some(true) => Err(error),
         Look::Wait | Look::Nothing(_) => {
             // Boxed, so that calls which need not wait do not carry its room.
-            let flight = Box::pin(wait(shared, wish, now)).await?;
+            let flight = Box::pin(wait(shared, wish)).await?;
             Ok((flight, Instant::now()))
         }
     }
@@ -85,8 +85,8 @@ pub(crate) fn has_others(shared: &Shared, kind: Kind, failed: &[NodeKey], last: 
 
 fn look(shared: &Arc<Shared>, wish: &Wish<'_>, now: Instant) -> Look {
     let store = shared.group(wish.kind).store.load();
-    if store.pending.is_some() {
-        return Look::Wait;
+    if let Some(pending) = &store.pending {
+        return if pending.is_hopeless() { Look::Nothing(unknown(pending)) } else { Look::Wait };
     }
     let now = shared.clock.at(now);
     let pinned = wish.options.instance.as_ref();
@@ -137,7 +137,7 @@ fn nothing(reason: Reason, wish: &Wish<'_>) -> CallError {
 }
 
 /// Waits for a member until the deadline, or until every node failed a dial since the wait began.
-async fn wait(shared: &Arc<Shared>, wish: &Wish<'_>, begun: Instant) -> Result<Flight, CallError> {
+async fn wait(shared: &Arc<Shared>, wish: &Wish<'_>) -> Result<Flight, CallError> {
     let _counted = Waiting::begin(shared)?;
     let group = shared.group(wish.kind);
     let patient = wish.options.wait_for_ready == Some(true);
@@ -159,7 +159,7 @@ async fn wait(shared: &Arc<Shared>, wish: &Wish<'_>, begun: Instant) -> Result<F
         }
         let bound = wish.deadline.waiting();
         if bound.is_some_and(|bound| bound.at() <= Instant::now()) {
-            return Err(passed(shared, wish, group, begun));
+            return Err(passed(shared, wish, group));
         }
         let pause = if shared.peers.connected() > 0 { LOOK_AGAIN } else { LOOK_AGAIN_UNCONNECTED };
         let look_again = Instant::now() + pause;
@@ -172,16 +172,20 @@ async fn wait(shared: &Arc<Shared>, wish: &Wish<'_>, begun: Instant) -> Result<F
     }
 }
 
+/// Nothing is known of the service.
+fn unknown(pending: &Pending) -> CallError {
+    let error = CallError::new(CallErrorKind::RegistryUnavailable, "the registry has not answered yet");
+    match &pending.cause {
+        Some(cause) => error.with_source(Arc::clone(cause)),
+        None => error,
+    }
+}
+
 /// The deadline passed while waiting: says for what.
-fn passed(shared: &Shared, wish: &Wish<'_>, group: &Group, begun: Instant) -> CallError {
+fn passed(shared: &Shared, wish: &Wish<'_>, group: &Group) -> CallError {
     let store = group.store.load();
-    if let Some(Pending { cause }) = &store.pending {
-        let text = format!("the registry has not answered within {:?}", begun.elapsed());
-        let error = CallError::new(CallErrorKind::RegistryUnavailable, text);
-        return match cause {
-            Some(cause) => error.with_source(Arc::clone(cause)),
-            None => error,
-        };
+    if let Some(pending) = &store.pending {
+        return unknown(pending);
     }
     if store.members.is_empty() {
         return CallError::new(CallErrorKind::NoInstance, Reason::Empty.to_string());

@@ -70,6 +70,16 @@ struct Entry {
     place: Option<(LinkKey, Member)>,
 }
 
+impl List {
+    /// Whether these are records of the same ids.
+    fn is_of(&self, instances: &Instances) -> bool {
+        let same = |(entry, instance): (&Entry, &Arc<Instance>)| {
+            Arc::ptr_eq(&entry.instance, instance) || entry.instance.id == instance.id
+        };
+        self.built && self.entries.len() == instances.len() && self.entries.iter().zip(instances).all(same)
+    }
+}
+
 impl Book {
     fn new(shared: Arc<Shared>) -> Self {
         Self { shared, links: HashMap::new(), crowded: 0, lists: Default::default() }
@@ -100,9 +110,33 @@ impl Book {
         self.shared.group(kind).store.store(Arc::new(Store { pending, members, picker }));
     }
 
-    /// Walks the old and the new list together: both are sorted by id.
+    /// Brings the members in line with the view.
     fn rebuild(&mut self, kind: Kind, instances: &Arc<Instances>) {
         let list = std::mem::take(&mut self.lists[kind as usize]);
+        let list = if list.is_of(instances) {
+            self.restate(kind, list, instances)
+        } else {
+            self.merge(kind, list, instances)
+        };
+        let members = if self.crowded > 0 { self.distinct(&list.entries) } else { all(&list.entries) };
+        self.lists[kind as usize] = list;
+        self.store(kind, None, members);
+    }
+
+    /// The same ids as before: only changed records are touched.
+    fn restate(&mut self, kind: Kind, mut list: List, instances: &Arc<Instances>) -> List {
+        for (entry, instance) in list.entries.iter_mut().zip(instances.iter()) {
+            if !Arc::ptr_eq(&entry.instance, instance) {
+                let place = self.place(kind, instance);
+                self.release(entry.place.take());
+                *entry = Entry { instance: Arc::clone(instance), place };
+            }
+        }
+        list
+    }
+
+    /// Walks the old and the new list together: both are sorted by id.
+    fn merge(&mut self, kind: Kind, list: List, instances: &Arc<Instances>) -> List {
         let (mut added, mut removed) = (0_usize, 0_usize);
         let mut entries = Vec::with_capacity(instances.len());
         let mut old = list.entries.into_iter().peekable();
@@ -130,9 +164,7 @@ impl Book {
             let (service, total) = (&self.shared.service, entries.len());
             tracing::info!(%service, ?kind, added, removed, total, "instances changed");
         }
-        let members = if self.crowded > 0 { self.distinct(&entries) } else { all(&entries) };
-        self.lists[kind as usize] = List { built: true, entries };
-        self.store(kind, None, members);
+        List { built: true, entries }
     }
 
     /// The link and the member of a record, made where there is none.
@@ -201,6 +233,14 @@ impl Book {
 }
 
 fn all(entries: &[Entry]) -> Arc<[Member]> {
+    if entries.iter().all(|entry| entry.place.is_some()) {
+        // Of known length: one allocation, one pass.
+        let member = |entry: &Entry| {
+            let (_, member) = entry.place.as_ref().expect("invariant: each entry has its place");
+            member.clone()
+        };
+        return entries.iter().map(member).collect();
+    }
     entries.iter().filter_map(|entry| entry.place.as_ref()).map(|(_, member)| member.clone()).collect()
 }
 

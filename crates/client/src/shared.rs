@@ -11,7 +11,7 @@ use std::{
 use arc_swap::ArcSwap;
 use http::HeaderMap;
 use meshwork_balance::{Member, Peers, Picker};
-use meshwork_core::{Error, ServiceName, Watch, headers};
+use meshwork_core::{Error, ErrorKind, ServiceName, Watch, headers};
 use tokio::{
     sync::{Notify, Semaphore},
     time::Instant,
@@ -51,6 +51,14 @@ pub(crate) struct Store {
 #[derive(Clone)]
 pub(crate) struct Pending {
     pub(crate) cause: Option<Arc<Error>>,
+}
+
+impl Pending {
+    /// Whether waiting cannot mend it: the question itself is wrong.
+    pub(crate) fn is_hopeless(&self) -> bool {
+        let kind = self.cause.as_ref().map(|cause| cause.kind());
+        matches!(kind, Some(ErrorKind::Invalid | ErrorKind::Unsupported))
+    }
 }
 
 /// The nodes that serve one kind of call.

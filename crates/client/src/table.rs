@@ -1,6 +1,6 @@
 //! What people and tables read of a channel: its nodes with their state and figures, without any lock.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use meshwork_core::{Instance, InstanceId, Staleness};
 
@@ -55,11 +55,12 @@ pub struct ClusterView {
 pub(crate) fn view(shared: &Shared) -> ClusterView {
     let (snapshot, now) = (shared.watch.latest(), shared.clock.now());
     let mut nodes: Vec<NodeView> = Vec::new();
-    let mut seen = Vec::new();
+    let mut seen = HashSet::new();
     for kind in Kind::ALL {
         for member in shared.group(kind).store.load().members.iter() {
             let node = member.node();
-            if seen.iter().any(|other| Arc::ptr_eq(other, node)) {
+            // A node that serves both kinds is listed once.
+            if !seen.insert(Arc::as_ptr(node).addr()) {
                 continue;
             }
             let (link, stats) = (link_of(node), node.stats(now));
@@ -76,9 +77,6 @@ pub(crate) fn view(shared: &Shared) -> ClusterView {
                 connects: stats.connects,
                 failed_dials: link.failures(),
             });
-            if kind == Kind::ALL[0] && shared.is_wanted(Kind::ALL[1]) {
-                seen.push(Arc::clone(node));
-            }
         }
     }
     nodes.sort_by(|a, b| a.instance.id.cmp(&b.instance.id));

@@ -35,6 +35,17 @@ async fn a_registry_that_never_answers_is_named_with_its_cause() {
 }
 
 #[tokio::test]
+async fn a_question_that_no_registry_can_answer_fails_at_once() {
+    let registry = Registry::pending();
+    let channel = registry.channel();
+    registry.fail(Error::invalid("query parameter `tag`"));
+    let begun = Instant::now();
+    let error = text(channel.get("/")).await.unwrap_err();
+    assert_eq!(error.kind(), CallErrorKind::RegistryUnavailable);
+    assert!(begun.elapsed() < Duration::from_secs(5));
+}
+
+#[tokio::test]
 async fn an_empty_set_fails_at_once_unless_the_call_waits() {
     let registry = Registry::of([]);
     let channel = registry.channel();
