@@ -44,7 +44,7 @@ pub struct EtcdConfig {
     /// `request_timeout`. Default: `2s`.
     #[serde(with = "durations")]
     pub attempt_timeout: Duration,
-    /// A complete list is read again and compared after this time, give or take a third. Default: `7m`.
+    /// A complete list is read again and compared after this time, give or take a third. Default: `7m 30s`.
     #[serde(with = "durations")]
     pub relist_every: Duration,
     /// Whether the addresses that the members advertise are used beside `endpoints`. Default: false.
@@ -59,7 +59,7 @@ impl Default for EtcdConfig {
             lease_ttl: Duration::from_secs(15),
             request_timeout: Duration::from_secs(3),
             attempt_timeout: Duration::from_secs(2),
-            relist_every: Duration::from_secs(7 * 60),
+            relist_every: Duration::from_secs(450),
             sync_members: false,
         }
     }

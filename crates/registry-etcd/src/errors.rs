@@ -96,6 +96,13 @@ pub(crate) fn is_out_of_range(cause: &etcd_client::Error) -> bool {
     code(cause) == Some(Code::OutOfRange)
 }
 
+/// Whether a member answered that it cannot serve now: there is no leader, an election is under way.
+pub(crate) fn is_answered_unavailable(cause: &etcd_client::Error) -> bool {
+    // What the transport says of itself has a cause of its own.
+    matches!(cause, etcd_client::Error::GRpcStatus(status)
+        if status.code() == Code::Unavailable && error::Error::source(status).is_none())
+}
+
 /// Whether another member may answer better.
 pub(crate) fn is_worth_another_member(cause: &etcd_client::Error) -> bool {
     match cause {

@@ -80,7 +80,7 @@ impl Etcd {
         self
     }
 
-    /// How often everything is read again and compared, give or take a third; 1 s to 1 day. Default: 7 min.
+    /// How often everything is read again and compared, give or take a third; 1 s to 1 day. Default: 7.5 min.
     #[must_use]
     pub fn with_relist_every(mut self, every: Duration) -> Self {
         self.config.relist_every = every;

@@ -17,8 +17,12 @@ pub(crate) enum Input {
     Created { revision: i64 },
     /// The list that was ordered.
     Listed(Listing),
-    /// A list that was read only to compare.
+    /// A list is being read only to compare.
+    Auditing,
+    /// That list.
     Audited(Listing),
+    /// It could not be read.
+    Unaudited,
     /// What the watch shows; whole revisions.
     Events(Vec<Event>),
     /// The watch has shown everything up to this revision.
@@ -34,14 +38,14 @@ pub(crate) enum Input {
 pub(crate) enum Order {
     /// Drop the watch and open one; 0 = from now on.
     Watch { from: i64 },
-    /// Read the complete list.
+    /// Read the complete list. What the watch shows meanwhile is handed in after it.
     List,
     /// This list is the truth.
     Replace(Listing),
     /// This is what happened in one revision.
     Apply(Vec<Event>),
-    /// The watch had missed something, which the audit found: this list is the truth.
-    Repair(Listing),
+    /// The audit found that the watch had missed something: everything is read anew.
+    Distrust,
 }
 
 /// Where one subscription stands.
@@ -52,9 +56,22 @@ pub(crate) struct Follower {
     revision: i64,
     /// By what the last applied revision can be recognised.
     proof: Option<Proof>,
-    /// Key and revision of all records.
-    known: HashMap<Vec<u8>, i64>,
-    audit: Option<Listing>,
+    known: Index,
+    audit: Audit,
+}
+
+/// Key and revision of records.
+type Index = HashMap<Vec<u8>, i64>;
+
+/// A comparison of what is known with a list.
+#[derive(Debug, Default)]
+enum Audit {
+    #[default]
+    None,
+    /// The list is being read; what was applied meanwhile.
+    Reading(Vec<Event>),
+    /// The list is of this revision, which is not yet applied.
+    Waiting(i64, Index),
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -102,7 +119,7 @@ impl Follower {
     /// A subscription that knows nothing, and its first orders.
     pub(crate) fn start() -> (Self, Vec<Order>) {
         let follower =
-            Self { phase: Phase::Opening, revision: 0, proof: None, known: HashMap::new(), audit: None };
+            Self { phase: Phase::Opening, revision: 0, proof: None, known: Index::new(), audit: Audit::None };
         (follower, vec![Order::Watch { from: 0 }])
     }
 
@@ -148,26 +165,29 @@ impl Follower {
             }
             (Phase::Live, Input::Events(events)) => self.apply(events),
             (Phase::Live, Input::Progress { revision }) => {
-                let orders = self.compare(|audited| audited <= revision);
                 self.revision = self.revision.max(revision);
-                orders
-            }
-            (Phase::Live, Input::Audited(listing)) => {
-                self.audit = Some(listing);
-                let revision = self.revision;
                 self.compare(|audited| audited <= revision)
+            }
+            (Phase::Live, Input::Auditing) => {
+                self.audit = Audit::Reading(Vec::new());
+                Vec::new()
+            }
+            (Phase::Live, Input::Audited(listing)) => self.audited(&listing),
+            (Phase::Live, Input::Unaudited) => {
+                self.audit = Audit::None;
+                Vec::new()
             }
             (Phase::Live | Phase::Proving, Input::Cut) => match &self.proof {
                 Some(proof) => {
                     let from = proof.revision;
                     self.phase = Phase::Proving;
-                    self.audit = None;
+                    self.audit = Audit::None;
                     vec![Order::Watch { from }]
                 }
                 None => self.anew(),
             },
             (_, Input::Cut | Input::Compacted) => self.anew(),
-            // Events before the list are part of it; the rest is late.
+            // Late, or for a phase that is over.
             _ => Vec::new(),
         }
     }
@@ -175,7 +195,7 @@ impl Follower {
     fn anew(&mut self) -> Vec<Order> {
         self.phase = Phase::Opening;
         self.proof = None;
-        self.audit = None;
+        self.audit = Audit::None;
         vec![Order::Watch { from: 0 }]
     }
 
@@ -200,16 +220,15 @@ impl Follower {
             groups.push((revision, group));
         }
         for (revision, group) in groups {
-            // The audit is of an older state than this revision makes.
-            orders.extend(self.compare(|audited| audited < revision));
-            if revision <= self.revision {
-                continue; // A repair was newer.
+            // Everything before this revision is applied.
+            let distrust = self.compare(|audited| audited < revision);
+            if !distrust.is_empty() {
+                orders.extend(distrust);
+                break;
             }
-            for event in &group {
-                match event {
-                    Event::Put(entry) => self.known.insert(entry.key.clone(), entry.revision),
-                    Event::Removed { key, .. } => self.known.remove(key),
-                };
+            group.iter().for_each(|event| note(&mut self.known, event));
+            if let Audit::Reading(meanwhile) = &mut self.audit {
+                meanwhile.extend(group.iter().cloned());
             }
             self.revision = revision;
             self.proof = Proof::of(&group);
@@ -218,31 +237,48 @@ impl Follower {
         orders
     }
 
-    /// Compares the audit with what is known, once everything up to its revision is applied.
+    fn audited(&mut self, listing: &Listing) -> Vec<Order> {
+        let Audit::Reading(meanwhile) = std::mem::take(&mut self.audit) else { return Vec::new() };
+        let mut listed = index(listing);
+        // What was applied beyond the list's revision belongs to both.
+        meanwhile.iter().filter(|e| e.revision() > listing.revision).for_each(|e| note(&mut listed, e));
+        self.audit = Audit::Waiting(listing.revision, listed);
+        let revision = self.revision;
+        self.compare(|audited| audited <= revision)
+    }
+
+    /// Compares a waiting audit with what is known, once everything up to its revision is applied.
     fn compare(&mut self, is_due: impl FnOnce(i64) -> bool) -> Vec<Order> {
-        match self.audit.take() {
-            Some(audit) if audit.revision < self.revision => {
-                // Newer things were applied while it was read: it can no longer be compared.
-                Vec::new()
-            }
-            Some(audit) if is_due(audit.revision) => {
-                if index(&audit) == self.known {
+        match std::mem::take(&mut self.audit) {
+            Audit::Waiting(revision, listed) if is_due(revision) => {
+                if listed == self.known {
                     return Vec::new();
                 }
-                self.replace(&audit);
-                vec![Order::Repair(audit)]
+                let mut orders = vec![Order::Distrust];
+                orders.extend(self.anew());
+                orders
             }
-            waiting => {
-                self.audit = waiting;
+            other => {
+                self.audit = other;
                 Vec::new()
             }
         }
     }
 }
 
-fn index(listing: &Listing) -> HashMap<Vec<u8>, i64> {
+fn note(index: &mut Index, event: &Event) {
+    match event {
+        Event::Put(entry) => index.insert(entry.key.clone(), entry.revision),
+        Event::Removed { key, .. } => index.remove(key),
+    };
+}
+
+fn index(listing: &Listing) -> Index {
     listing.entries.iter().map(|entry| (entry.key.clone(), entry.revision)).collect()
 }
+
+#[cfg(test)]
+mod schedules;
 
 #[cfg(test)]
 mod tests {
@@ -374,29 +410,42 @@ mod tests {
         assert_eq!(follower.step(Input::Cut), [Order::Watch { from: 12 }]);
     }
 
+    /// What an audit of this list orders at once.
+    fn audit(follower: &mut Follower, listing: Listing) -> Vec<Order> {
+        assert!(follower.step(Input::Auditing).is_empty());
+        follower.step(Input::Audited(listing))
+    }
+
+    const ANEW: [Order; 2] = [Order::Distrust, Order::Watch { from: 0 }];
+
     #[test]
     fn an_audit_that_agrees_says_nothing() {
         let mut follower = live_after_a_put();
-        assert!(follower.step(Input::Audited(list(15, &[("a", 9), ("b", 12)]))).is_empty());
+        assert!(audit(&mut follower, list(15, &[("a", 9), ("b", 12)])).is_empty());
         assert!(follower.step(Input::Progress { revision: 15 }).is_empty());
-        assert_eq!(follower.revision(), 15);
+        assert!(follower.is_live() && follower.revision() == 15);
     }
 
     #[test]
-    fn an_audit_waits_for_what_is_under_way_and_then_repairs_what_was_missed() {
+    fn an_audit_waits_for_what_is_under_way_and_then_finds_what_was_missed() {
         let mut follower = live_after_a_put();
-        let truth = list(15, &[("b", 12), ("c", 14)]);
-        assert!(follower.step(Input::Audited(truth.clone())).is_empty());
+        assert!(audit(&mut follower, list(15, &[("b", 12), ("c", 14)])).is_empty());
         assert_eq!(follower.step(Input::Events(vec![put("c", 14)])), [Order::Apply(vec![put("c", 14)])]);
-        let orders = follower.step(Input::Events(vec![put("d", 16)]));
-        assert_eq!(orders, [Order::Repair(truth), Order::Apply(vec![put("d", 16)])]);
+        // The removal of `a` never came, though the watch is past it.
+        assert_eq!(follower.step(Input::Events(vec![put("d", 16)])), ANEW);
+        assert!(!follower.is_live());
     }
 
     #[test]
-    fn an_audit_that_was_overtaken_is_dropped() {
-        let mut follower = live_after_a_put();
-        assert!(follower.step(Input::Audited(list(11, &[]))).is_empty());
-        assert!(follower.step(Input::Progress { revision: 30 }).is_empty());
+    fn an_audit_that_is_overtaken_while_it_is_read_still_compares() {
+        for (listed, orders) in
+            [(list(13, &[("a", 9), ("b", 12)]), vec![]), (list(13, &[("b", 12)]), ANEW.into())]
+        {
+            let mut follower = live_after_a_put();
+            follower.step(Input::Auditing);
+            follower.step(Input::Events(vec![gone("b", 14), put("c", 15)]));
+            assert_eq!(follower.step(Input::Audited(listed)), orders);
+        }
     }
 
     #[test]

@@ -89,20 +89,21 @@ impl Subscription {
     async fn obey(&mut self, order: Order) -> Result<Option<Input>, Error> {
         match order {
             Order::Watch { from } => {
+                tracing::debug!(prefix = %self.prefix, from, "watch opened");
                 // The old one goes first: a member never serves two watches for one subscription.
                 self.tap = None;
                 self.tap = Some(self.hub.taps.open(Range::Prefix(self.prefix.clone()), from));
             }
             Order::List => {
+                tracing::debug!(prefix = %self.prefix, "everything is read");
                 let list = list(self.hub.clone(), self.prefix.clone());
                 let read = time::timeout_at(self.deadline, list).await;
                 return Ok(Some(Input::Listed(read.map_err(|_elapsed| self.overdue())??)));
             }
             Order::Replace(listing) => self.told.extend(self.hub.keys.set(&listing)),
             Order::Apply(events) => self.told.extend(self.hub.keys.delta(&events)),
-            Order::Repair(listing) => {
-                tracing::warn!(prefix = %self.prefix, revision = listing.revision, "the watch had missed a change");
-                self.told.extend(self.hub.keys.set(&listing));
+            Order::Distrust => {
+                tracing::warn!(prefix = %self.prefix, "the watch had missed a change: everything is read anew");
             }
         }
         Ok(None)
@@ -126,13 +127,13 @@ impl Subscription {
             () = time::sleep_until(self.deadline), if !live => Err(self.overdue()),
             () = time::sleep_until(self.audit_at), if live && self.audit.is_none() => {
                 self.audit = Some(Box::pin(list(self.hub.clone(), self.prefix.clone())));
-                Ok(Input::Progress { revision: 0 })
+                Ok(Input::Auditing)
             }
             read = audited(&mut self.audit) => {
                 self.audit = None;
                 self.audit_at = Instant::now() + random::around(self.hub.config.relist_every);
                 // A list that failed says nothing: the watch has its own signs of life.
-                Ok(read.map_or(Input::Progress { revision: 0 }, Input::Audited))
+                Ok(read.map_or(Input::Unaudited, Input::Audited))
             }
         }
     }
