@@ -19,7 +19,7 @@ use crate::{Driven, DriverOptions};
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Config {
+pub struct FixedConfig {
     /// The endpoints of each service, `scheme://host:port`. Those of one host and port are one instance.
     #[serde(default)]
     pub services: BTreeMap<ServiceName, Vec<Endpoint>>,
@@ -81,7 +81,7 @@ impl Fixed {
     }
 
     /// From its table in the configuration.
-    pub fn from_config(config: Config) -> Self {
+    pub fn from_config(config: FixedConfig) -> Self {
         config.services.into_iter().fold(Self::new(), |fixed, (name, endpoints)| fixed.with(name, endpoints))
     }
 }
@@ -146,7 +146,7 @@ impl Backend for Fixed {
     }
 }
 
-impl Backend for Config {
+impl Backend for FixedConfig {
     fn open(&self) -> Result<Parts, Error> {
         Fixed::from_config(self.clone()).open()
     }
@@ -208,7 +208,7 @@ mod tests {
 
     #[test]
     fn a_table_of_the_configuration_is_read_strictly() {
-        let read = |json: &str| serde_json::from_str::<Config>(json);
+        let read = |json: &str| serde_json::from_str::<FixedConfig>(json);
         let config = read(r#"{"services":{"users":["http://a:1"]}}"#).unwrap();
         assert_eq!(Fixed::from_config(config), Fixed::new().service("users", ["http://a:1"]).unwrap());
         assert!(read(r#"{"service":{}}"#).is_err());

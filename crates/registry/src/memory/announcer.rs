@@ -9,18 +9,20 @@ use super::{Memory, SILENCE};
 
 /// What a memory registry holds for one registration.
 #[derive(Debug)]
-pub struct Lease {
+pub struct MemoryLease {
     number: u64,
     written: Arc<Instance>,
 }
 
 impl Announcer for Memory {
-    type Claim = Lease;
+    type Claim = MemoryLease;
 
-    async fn claim(&self, instance: &Instance, claim: &mut Option<Lease>) -> Result<(), Error> {
+    async fn claim(&self, instance: &Instance, claim: &mut Option<MemoryLease>) -> Result<(), Error> {
         let written = Arc::new(instance.clone());
-        let noted = claim
-            .get_or_insert_with(|| Lease { number: self.store.new_lease(), written: Arc::clone(&written) });
+        let noted = claim.get_or_insert_with(|| MemoryLease {
+            number: self.store.new_lease(),
+            written: Arc::clone(&written),
+        });
         self.answer("claiming", &instance.id).await?;
         if !self.store.has_lease(noted.number) {
             // A lease that ran out is never granted again: whatever was under it is gone.
@@ -34,7 +36,7 @@ impl Announcer for Memory {
         Ok(())
     }
 
-    async fn hold(&self, claim: &mut Lease) -> Error {
+    async fn hold(&self, claim: &mut MemoryLease) -> Error {
         let mut ticks = self.store.ticks();
         let id = &claim.written.id;
         let mut silent = None;
@@ -62,7 +64,7 @@ impl Announcer for Memory {
         }
     }
 
-    async fn update(&self, claim: &mut Lease, instance: &Instance) -> Result<(), Error> {
+    async fn update(&self, claim: &mut MemoryLease, instance: &Instance) -> Result<(), Error> {
         self.answer("updating", &instance.id).await?;
         let written = Arc::new(instance.clone());
         self.store.put(&written, claim.number)?;
@@ -71,7 +73,7 @@ impl Announcer for Memory {
         Ok(())
     }
 
-    async fn release(&self, claim: Lease) -> Result<(), Error> {
+    async fn release(&self, claim: MemoryLease) -> Result<(), Error> {
         self.answer("releasing", &claim.written.id).await?;
         self.store.revoke(claim.number);
         self.late().await;

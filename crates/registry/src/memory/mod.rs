@@ -12,7 +12,7 @@ use serde::Deserialize;
 use crate::{Driven, DriverOptions};
 use store::Store;
 
-pub use announcer::Lease;
+pub use announcer::MemoryLease;
 
 /// After this long without an answer a subscription or a claim takes the registry for lost. (A real
 /// registry takes seconds; tests should not.)
@@ -22,7 +22,7 @@ const SILENCE: Duration = Duration::from_millis(50);
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
-pub struct Config {}
+pub struct MemoryConfig {}
 
 /// A registry inside one process. Clones share it; whoever announces here is found here.
 ///
@@ -146,7 +146,7 @@ impl Backend for Memory {
     }
 }
 
-impl Backend for Config {
+impl Backend for MemoryConfig {
     fn open(&self) -> Result<Parts, Error> {
         Memory::new().open()
     }

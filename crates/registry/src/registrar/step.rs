@@ -160,6 +160,9 @@ pub struct Registrar {
     noted: bool,
     published: RegistrationState,
     was_live: bool,
+    /// Whether the last claim was made in full. Else a request of it may be on its way, and a mark could
+    /// arrive after the release and be taken by what that request makes.
+    stands: bool,
     /// Failed claims since the last success.
     failures: u32,
     /// Losses and conflicts that followed each other.
@@ -183,6 +186,7 @@ impl Registrar {
             noted: false,
             published: RegistrationState::Pending { cause: None },
             was_live: false,
+            stands: false,
             failures: 0,
             losses: 0,
             outage: Outage::new(),
@@ -307,6 +311,7 @@ impl Registrar {
     }
 
     fn claim(&mut self) {
+        self.stands = false;
         self.state = State::Claiming(Arc::clone(self.writable()));
     }
 
@@ -328,6 +333,7 @@ impl Registrar {
             actions.push(Action::Tell(Told::Announced));
         }
         self.was_live = true;
+        self.stands = true;
         if !matches!(self.published, RegistrationState::Live) {
             self.publish(RegistrationState::Live, actions);
         }
@@ -425,9 +431,11 @@ impl Registrar {
             return self.gone(outcome, actions);
         }
         self.state = match departure {
-            Departure::Silent => State::Releasing { until },
             // Half of the time is the release's: it is what ends the record.
-            _ => State::Marking { mark_until: now + self.options.leave_within / 2, until },
+            Departure::Marked if self.stands => {
+                State::Marking { mark_until: now + self.options.leave_within / 2, until }
+            }
+            _ => State::Releasing { until },
         };
     }
 
