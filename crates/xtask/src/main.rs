@@ -6,6 +6,7 @@
 mod artifact;
 mod build;
 mod cache;
+mod consul;
 mod etcd;
 mod parts;
 mod protoc;
@@ -32,7 +33,7 @@ struct Cli {
 enum Task {
     /// Everything that must hold: servers, lint, all tests, examples, short scenarios; a table and a count at the end
     Test,
-    /// Provide what tests need from outside (protoc, etcd), cached outside the clone; or start a server
+    /// Provide what tests need from outside (protoc, etcd, consul), cached outside the clone; or start a server
     Servers {
         #[command(subcommand)]
         what: Option<Servers>,
@@ -67,11 +68,13 @@ enum Servers {
     Protoc,
     /// Provide etcd and etcdctl only
     Etcd,
+    /// Provide consul only
+    Consul,
     /// Start a server, print its address, and keep it until Ctrl-C
     Up {
         /// Which one
         server: Server,
-        /// How many members its cluster has
+        /// How many members its cluster has; of Consul, 2 are a server and a client agent
         #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=7))]
         members: u8,
     },
@@ -80,6 +83,7 @@ enum Servers {
 #[derive(Clone, Copy, ValueEnum)]
 enum Server {
     Etcd,
+    Consul,
 }
 
 fn main() -> ExitCode {
@@ -90,13 +94,18 @@ fn main() -> ExitCode {
         Task::Servers { what: None } => {
             parts::protoc(&mut table);
             parts::etcd(&mut table);
+            parts::consul(&mut table);
         }
         Task::Servers { what: Some(Servers::Protoc) } => parts::protoc(&mut table),
         Task::Servers { what: Some(Servers::Etcd) } => {
             parts::etcd(&mut table);
         }
+        Task::Servers { what: Some(Servers::Consul) } => parts::consul(&mut table),
         Task::Servers { what: Some(Servers::Up { server: Server::Etcd, members }) } => {
             return parts::up_etcd(members);
+        }
+        Task::Servers { what: Some(Servers::Up { server: Server::Consul, members }) } => {
+            return parts::up_consul(members);
         }
         Task::Lint => parts::lint(&mut table),
         Task::Unit => parts::unit_alone(&mut table),

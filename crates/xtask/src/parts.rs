@@ -1,7 +1,7 @@
 //! The parts of `cargo xtask test`, each of which is also a task of its own.
 
 use std::{
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, ExitCode, ExitStatus},
     time::Duration,
 };
@@ -9,6 +9,7 @@ use std::{
 use crate::{
     artifact::{Artifact, Kind},
     build::{Built, Targets},
+    consul,
     etcd::{self, Etcd},
     protoc, run,
     table::{Count, Outcome, SKIPPED_STATUS, Table},
@@ -33,18 +34,48 @@ pub(crate) enum Length {
     Long,
 }
 
+/// The real servers that tests find through the environment.
+#[derive(Default)]
+pub(crate) struct Provided {
+    etcd: Option<Etcd>,
+    consul: Option<PathBuf>,
+}
+
+impl Provided {
+    /// What there is, for a task that fails without the reason being its own.
+    fn all() -> Result<Self, String> {
+        let coming = consul::begin();
+        let etcd = etcd::provide()?;
+        Ok(Self { etcd: Some(etcd), consul: Some(coming.wait()?) })
+    }
+
+    fn tell<'a>(&self, command: &'a mut Command) -> &'a mut Command {
+        if let Some(etcd) = &self.etcd {
+            command.env(etcd::VARIABLES[0], &etcd.etcd).env(etcd::VARIABLES[1], &etcd.etcdctl);
+        }
+        if let Some(consul) = &self.consul {
+            command.env(consul::VARIABLE, consul);
+        }
+        command
+    }
+}
+
 pub(crate) fn everything(table: &mut Table) {
+    // It takes longest by far, and nothing needs it before the tests.
+    let coming = consul::begin();
     protoc(table);
     let etcd = etcd(table);
     lint(table);
-    if let Some(built) = build(table, Targets::BinariesAndTests) {
-        tests(table, &built, Kind::Unit, etcd.as_ref());
-        doctests(table, etcd.as_ref());
-        tests(table, &built, Kind::Integration, etcd.as_ref());
+    let built = build(table, Targets::BinariesAndTests);
+    let servers = Provided { etcd, consul: consul_come(table, coming) };
+    if let Some(built) = built {
+        tests(table, &built, Kind::Unit, &servers);
+        doctests(table, &servers);
+        tests(table, &built, Kind::Integration, &servers);
         examples(table, &built);
         for n in SHORT_SCENARIOS {
             table.part(&format!("scenario {n}"), || {
-                let mut command = scenario_command(&built, n, Length::Short, etcd.as_ref())?;
+                let mut command = scenario_command(&built, n, Length::Short, &servers)?;
                 judged(run::lines(&mut command, Some(SCENARIO_LIMIT), run::echo)?)
             });
         }
@@ -62,6 +93,18 @@ pub(crate) fn etcd(table: &mut Table) -> Option<Etcd> {
     table.part("etcd", || {
         let found = etcd::provide()?;
         run::echo(&format!("{}\n{}", found.etcd.display(), found.etcdctl.display()));
+        Ok((Outcome::Passed, found))
+    })
+}
+
+pub(crate) fn consul(table: &mut Table) {
+    consul_come(table, consul::begin());
+}
+
+fn consul_come(table: &mut Table, coming: consul::Coming) -> Option<PathBuf> {
+    table.part("consul", || {
+        let found = coming.wait()?;
+        run::echo(&found.display().to_string());
         Ok((Outcome::Passed, found))
     })
 }
@@ -84,19 +127,25 @@ pub(crate) fn lint(table: &mut Table) {
 }
 
 pub(crate) fn unit_alone(table: &mut Table) {
+    let coming = consul::begin();
     protoc(table);
     let etcd = etcd(table);
-    if let Some(built) = build(table, Targets::BinariesAndTests) {
-        tests(table, &built, Kind::Unit, etcd.as_ref());
-        doctests(table, etcd.as_ref());
+    let built = build(table, Targets::BinariesAndTests);
+    let servers = Provided { etcd, consul: consul_come(table, coming) };
+    if let Some(built) = built {
+        tests(table, &built, Kind::Unit, &servers);
+        doctests(table, &servers);
     }
 }
 
 pub(crate) fn integration_alone(table: &mut Table) {
+    let coming = consul::begin();
     protoc(table);
     let etcd = etcd(table);
-    if let Some(built) = build(table, Targets::BinariesAndTests) {
-        tests(table, &built, Kind::Integration, etcd.as_ref());
+    let built = build(table, Targets::BinariesAndTests);
+    let servers = Provided { etcd, consul: consul_come(table, coming) };
+    if let Some(built) = built {
+        tests(table, &built, Kind::Integration, &servers);
     }
 }
 
@@ -104,9 +153,9 @@ pub(crate) fn integration_alone(table: &mut Table) {
 pub(crate) fn scenario_alone(n: u32, length: Length) -> ExitCode {
     alone(|| {
         protoc::provide()?;
-        let etcd = etcd::provide()?;
+        let servers = Provided::all()?;
         let built = Built::make(Targets::Binaries)?;
-        run::shown(&mut scenario_command(&built, n, length, Some(&etcd))?)
+        run::shown(&mut scenario_command(&built, n, length, &servers)?)
     })
 }
 
@@ -114,7 +163,7 @@ pub(crate) fn scenario_alone(n: u32, length: Length) -> ExitCode {
 pub(crate) fn bench(name: &str) -> ExitCode {
     alone(|| {
         protoc::provide()?;
-        let etcd = etcd::provide()?;
+        let servers = Provided { etcd: Some(etcd::provide()?), ..Provided::default() };
         let mut command = workspace::cargo(&[
             "run",
             "--release",
@@ -125,20 +174,26 @@ pub(crate) fn bench(name: &str) -> ExitCode {
             "--",
             name,
         ]);
-        run::shown(with_etcd(&mut command, Some(&etcd)))
+        run::shown(servers.tell(&mut command))
     })
 }
 
-/// A server in the foreground, by the example of the test bed that shows how to start one.
+/// An etcd in the foreground.
 pub(crate) fn up_etcd(members: u8) -> ExitCode {
-    alone(|| {
-        let etcd = etcd::provide()?;
-        let members = members.to_string();
-        let mut command =
-            workspace::cargo(&["run", "--quiet", "--package", "meshwork-testkit", "--example", "etcd"]);
-        command.args(["--", "--members", &members]);
-        Err(run::become_it(with_etcd(&mut command, Some(&etcd))))
-    })
+    alone(|| up("etcd", members, &Provided { etcd: Some(etcd::provide()?), ..Provided::default() }))
+}
+
+/// A Consul in the foreground.
+pub(crate) fn up_consul(members: u8) -> ExitCode {
+    alone(|| up("consul", members, &Provided { consul: Some(consul::provide()?), ..Provided::default() }))
+}
+
+/// A server in the foreground, by the example of the test bed that shows how to start one.
+fn up(server: &str, members: u8, servers: &Provided) -> Result<ExitStatus, String> {
+    let mut command =
+        workspace::cargo(&["run", "--quiet", "--package", "meshwork-testkit", "--example", server]);
+    command.args(["--", "--members", &members.to_string()]);
+    Err(run::become_it(servers.tell(&mut command)))
 }
 
 fn alone(work: impl FnOnce() -> Result<ExitStatus, String>) -> ExitCode {
@@ -162,7 +217,7 @@ fn build(table: &mut Table, targets: Targets) -> Option<Built> {
     made
 }
 
-fn tests(table: &mut Table, built: &Built, kind: Kind, etcd: Option<&Etcd>) {
+fn tests(table: &mut Table, built: &Built, kind: Kind, servers: &Provided) {
     let what = if kind == Kind::Unit { "unit" } else { "integration" };
     let packages = built.tests(kind);
     if packages.is_empty() {
@@ -173,7 +228,7 @@ fn tests(table: &mut Table, built: &Built, kind: Kind, etcd: Option<&Etcd>) {
         table.part(&format!("{what} {name}"), || {
             let mut count = Count::default();
             for artifact in list {
-                test_executable(artifact, dir, etcd, &mut count);
+                test_executable(artifact, dir, servers, &mut count);
             }
             Ok((Outcome::Tests(count), ()))
         });
@@ -181,11 +236,11 @@ fn tests(table: &mut Table, built: &Built, kind: Kind, etcd: Option<&Etcd>) {
 }
 
 /// Runs one test executable as cargo does: in the folder of its package.
-fn test_executable(artifact: &Artifact, dir: &Path, etcd: Option<&Etcd>, count: &mut Count) {
+fn test_executable(artifact: &Artifact, dir: &Path, servers: &Provided, count: &mut Count) {
     let mut command = Command::new(&artifact.executable);
     command.current_dir(dir).env("CARGO_MANIFEST_DIR", dir);
     let failed_before = count.failed;
-    let ended = run::lines(with_etcd(&mut command, etcd), Some(TESTS_LIMIT), |line| {
+    let ended = run::lines(servers.tell(&mut command), Some(TESTS_LIMIT), |line| {
         count.read(line);
         run::echo(line);
     });
@@ -198,12 +253,12 @@ fn test_executable(artifact: &Artifact, dir: &Path, etcd: Option<&Etcd>, count: 
     count.failed += 1;
 }
 
-fn doctests(table: &mut Table, etcd: Option<&Etcd>) {
+fn doctests(table: &mut Table, servers: &Provided) {
     table.part("doctests", || {
         let mut count = Count::default();
         let mut command = workspace::cargo(&["test"]);
         command.args(workspace::SELECTION).args(["--doc", "--no-fail-fast"]);
-        let status = run::lines(with_etcd(&mut command, etcd), None, |line| {
+        let status = run::lines(servers.tell(&mut command), None, |line| {
             count.read(line);
             run::echo(line);
         })?;
@@ -240,7 +295,7 @@ fn examples(table: &mut Table, built: &Built) {
     }
 }
 
-fn scenario_command(built: &Built, n: u32, length: Length, etcd: Option<&Etcd>) -> Result<Command, String> {
+fn scenario_command(built: &Built, n: u32, length: Length, servers: &Provided) -> Result<Command, String> {
     let binary = built
         .binary("tests", "scenario")
         .ok_or("the package `meshwork-tests` has no binary `scenario`, or it does not compile")?;
@@ -251,15 +306,8 @@ fn scenario_command(built: &Built, n: u32, length: Length, etcd: Option<&Etcd>) 
         Length::Long => drop(command.arg("--long")),
         Length::Ordinary => {}
     }
-    with_etcd(&mut command, etcd);
+    servers.tell(&mut command);
     Ok(command)
-}
-
-fn with_etcd<'a>(command: &'a mut Command, etcd: Option<&Etcd>) -> &'a mut Command {
-    if let Some(etcd) = etcd {
-        command.env(etcd::VARIABLES[0], &etcd.etcd).env(etcd::VARIABLES[1], &etcd.etcdctl);
-    }
-    command
 }
 
 fn check(command: &mut Command) -> Result<(Outcome, ()), String> {
