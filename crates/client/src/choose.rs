@@ -7,11 +7,11 @@ use std::{
     time::Duration,
 };
 
-use meshwork_balance::{Hint, NodeKey, Outcome, Pick, Picked, Reason};
+use meshwork_balance::{Hint, Member, Node, NodeKey, Outcome, Pick, Picked, Reason};
 use tokio::time::{self, Instant};
 
 use crate::{
-    Attempt, CallError, CallErrorKind, CallOptions,
+    Attempt, CallError, CallErrorKind, CallOptions, ConnectionState,
     clock::random,
     deadline::Deadline,
     flight::{Flight, Unusable, link_of},
@@ -76,11 +76,14 @@ pub(crate) fn choose_now(shared: &Arc<Shared>, wish: &Wish<'_>) -> Option<Flight
     }
 }
 
-/// Whether a member besides `failed` and `last` takes calls.
+/// Whether a member besides `failed` and `last` takes calls and is connected, or may be in a moment.
 pub(crate) fn has_others(shared: &Shared, kind: Kind, failed: &[NodeKey], last: &NodeKey) -> bool {
     let store = shared.group(kind).store.load();
-    let is_other = |key: &NodeKey| key != last && !failed.contains(key);
-    store.members.iter().any(|member| member.takes_calls() && is_other(member.node().key()))
+    let is_there = |node: &Node| node.is_ready() || link_of(node).state() == ConnectionState::Connecting;
+    store.members.iter().filter(|member| member.takes_calls()).any(|member| {
+        let node = member.node();
+        node.key() != last && !failed.contains(node.key()) && is_there(node)
+    })
 }
 
 fn look(shared: &Arc<Shared>, wish: &Wish<'_>, now: Instant) -> Look {
@@ -142,7 +145,7 @@ async fn wait(shared: &Arc<Shared>, wish: &Wish<'_>) -> Result<Flight, CallError
     let group = shared.group(wish.kind);
     let patient = wish.options.wait_for_ready == Some(true);
     let mut dials = Dials::default();
-    dials.look(&group.store.load());
+    dials.look(&group.store.load(), wish.refuse);
     loop {
         let mut changed = pin!(group.changed.notified());
         changed.as_mut().enable();
@@ -151,7 +154,7 @@ async fn wait(shared: &Arc<Shared>, wish: &Wish<'_>) -> Result<Flight, CallError
             Look::Nothing(error) if !patient => return Err(error),
             Look::Wait | Look::Nothing(_) => {}
         }
-        if !patient && dials.look(&group.store.load()) {
+        if !patient && dials.look(&group.store.load(), wish.refuse) {
             return Err(unconnected(group));
         }
         if shared.is_closed() {
@@ -216,14 +219,18 @@ struct Dials {
 }
 
 impl Dials {
-    /// Looks at the nodes of the moment; says whether each of them failed since it was first seen.
-    fn look(&mut self, store: &Store) -> bool {
-        if store.members.iter().any(|member| member.node().is_ready()) {
+    /// Looks at the nodes of the moment but those that are no choice; says whether each of them failed
+    /// since it was first seen.
+    fn look(&mut self, store: &Store, refuse: &[NodeKey]) -> bool {
+        let choices = || {
+            let members = store.members.iter().filter(|member| member.takes_calls());
+            members.map(Member::node).filter(|node| !refuse.contains(node.key()))
+        };
+        if choices().any(|node| node.is_ready()) {
             return false;
         }
-        let mut all = !store.members.is_empty();
-        for member in store.members.iter().filter(|member| member.takes_calls()) {
-            let node = member.node();
+        let mut all = choices().next().is_some();
+        for node in choices() {
             let failures = link_of(node).failures();
             let before = *self.seen.entry(node.key().clone()).or_insert(failures);
             all &= failures > before && !node.is_ready();

@@ -82,6 +82,8 @@ struct Call {
     /// Nodes on which an attempt failed: a retry goes to another one.
     failed: Vec<NodeKey>,
     attempts: Vec<Attempt>,
+    /// Whether any attempt so far may have been delivered.
+    delivered: Delivered,
     recovery: Recovery,
 }
 
@@ -165,6 +167,7 @@ where
         avoid: Vec::new(),
         failed: Vec::new(),
         attempts: Vec::new(),
+        delivered: Delivered::No,
         recovery: Recovery::default(),
     };
     call.run().await
@@ -254,7 +257,11 @@ impl Call {
         let pinned = self.options.instance.is_some() || self.options.addr.is_some();
         let others = || !pinned && choose::has_others(shared, kind, failed, node.key());
         let budget = || shared.budget.take(Instant::now());
-        self.recovery.next(trouble, &self.allowed, others, budget)
+        let next = self.recovery.next(trouble, &self.allowed, others, budget);
+        if trouble.delivered == Delivered::Maybe {
+            self.delivered = Delivered::Maybe;
+        }
+        next
     }
 
     async fn pause(&self, pause: Duration) {
@@ -425,8 +432,7 @@ impl Call {
     fn over(&mut self, error: CallError) -> CallError {
         let mut attempts = std::mem::take(&mut self.attempts);
         attempts.extend(error.attempts().iter().cloned());
-        let delivered_before = attempts.len() > 1 && self.recovery.retries() > 0;
-        let delivered = if delivered_before { Delivered::Maybe } else { error.delivered() };
+        let delivered = if self.delivered == Delivered::Maybe { self.delivered } else { error.delivered() };
         error.with_delivered(delivered).with_attempts(attempts).with_service(&self.shared.service)
     }
 }

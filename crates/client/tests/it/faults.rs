@@ -98,6 +98,20 @@ async fn an_attempt_time_out_takes_a_marked_call_to_another_instance() {
 }
 
 #[tokio::test]
+async fn a_retry_does_not_wait_for_an_instance_that_is_down() {
+    let peer = Peer::native("users-1").await;
+    peer.hang(true);
+    let down = native("users-2", "http", crate::peer::refused().await);
+    let channel = Registry::of([native("users-1", "http", peer.addr), down]).channel();
+    channel.ready().await.unwrap();
+    until("the other is known to be down", || channel.nodes()[1].failed_dials > 0).await;
+    let begun = Instant::now();
+    let error = text(channel.attempt_timeout(50 * MS).get("/")).await.unwrap_err();
+    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+    assert_eq!(error.delivered(), Delivered::Maybe, "{error}");
+}
+
+#[tokio::test]
 async fn a_connection_silent_for_ten_time_outs_is_left_for_another() {
     let peer = Peer::native("users-1").await;
     let channel = Registry::of([native("users-1", "http", peer.addr)]).channel();
