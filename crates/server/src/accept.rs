@@ -193,3 +193,17 @@ async fn serve(io: Io, conn: Arc<Conn>, site: Arc<Site>) {
     })
     .await;
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failures_in_a_row_pause_longer_up_to_a_second() {
+        let mut trouble = Trouble::default();
+        let too_many_files = io::Error::from_raw_os_error(24);
+        assert!(!is_of_one_connection(&too_many_files));
+        let pauses: Vec<_> = (0..10).map(|_| trouble.note(&too_many_files)).collect();
+        assert_eq!((pauses[0], pauses[1], pauses[9]), (MIN_PAUSE, MIN_PAUSE * 2, MAX_PAUSE));
+    }
+}

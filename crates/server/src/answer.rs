@@ -7,7 +7,7 @@ use http::{
 use meshwork_core::headers;
 use tonic::Code;
 
-use crate::{Identity, body::Body};
+use crate::{Identity, body::Body, status};
 
 const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
@@ -26,22 +26,15 @@ pub(crate) fn refused(grpc: bool, reason: &'static str, identity: &Identity) -> 
 }
 
 /// A request that ended without its handler's answer.
-pub(crate) fn failed(grpc: bool, status: StatusCode, code: Code, text: &'static str) -> Response<Body> {
+pub(crate) fn failed(grpc: bool, http: StatusCode, code: Code, text: &'static str) -> Response<Body> {
     if grpc {
         let mut answer = Response::new(Body::empty());
         answer.headers_mut().insert(CONTENT_TYPE, GRPC);
-        add_status(answer.headers_mut(), code, text);
+        status::write(answer.headers_mut(), code, text);
         answer
     } else {
-        plain(status, TEXT, text)
+        plain(http, TEXT, text)
     }
-}
-
-/// The end of a gRPC stream whose answer has begun.
-pub(crate) fn trailers(code: Code, text: &'static str) -> HeaderMap {
-    let mut trailers = HeaderMap::with_capacity(2);
-    add_status(&mut trailers, code, text);
-    trailers
 }
 
 /// Who answers.
@@ -75,12 +68,6 @@ fn plain(status: StatusCode, content_type: HeaderValue, body: impl Into<bytes::B
     *answer.status_mut() = status;
     answer.headers_mut().insert(CONTENT_TYPE, content_type);
     answer
-}
-
-fn add_status(map: &mut HeaderMap, code: Code, text: &'static str) {
-    map.insert(name("grpc-status"), HeaderValue::from(code as i32));
-    // Our own texts need no percent-encoding.
-    map.insert(name("grpc-message"), HeaderValue::from_static(text));
 }
 
 fn add_identity(map: &mut HeaderMap, identity: &Identity) {

@@ -16,9 +16,9 @@ use tokio::time::{self, Sleep};
 use tonic::Code;
 
 use crate::{
-    answer,
     conn::{InFlight, Waiting},
     shared::Stage,
+    status,
 };
 
 /// What hyper sends.
@@ -178,7 +178,7 @@ impl Handled {
         self.waiting = None;
         self.body = axum::body::Body::empty();
         Poll::Ready(Some(match self.grpc {
-            true => Ok(Frame::trailers(answer::trailers(code, text))),
+            true => Ok(Frame::trailers(status::trailers(code, text))),
             false => Err(text.into()),
         }))
     }

@@ -27,6 +27,7 @@ mod server;
 mod services;
 mod shared;
 mod stats;
+mod status;
 
 pub use config::ServerConfig;
 pub use drain::{Cut, CutKind, CutRequest, DrainReport};

@@ -1,0 +1,17 @@
+//! The words in which gRPC says how a call ended.
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+use tonic::Code;
+
+/// Writes a status into the head or the trailers of an answer. Texts of our own need no percent-encoding.
+pub(crate) fn write(map: &mut HeaderMap, code: Code, text: &'static str) {
+    map.insert(HeaderName::from_static("grpc-status"), HeaderValue::from(code as i32));
+    map.insert(HeaderName::from_static("grpc-message"), HeaderValue::from_static(text));
+}
+
+/// The end of a stream whose answer has begun.
+pub(crate) fn trailers(code: Code, text: &'static str) -> HeaderMap {
+    let mut trailers = HeaderMap::with_capacity(2);
+    write(&mut trailers, code, text);
+    trailers
+}
