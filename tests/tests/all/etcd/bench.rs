@@ -1,4 +1,5 @@
 //! A real etcd, the registry under test, and a plain client that plays the operator and the enemy.
+#![expect(clippy::unwrap_used, reason = "a bench that cannot be set up fails its test")]
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -14,104 +15,104 @@ use meshwork_testkit::{
 };
 
 /// The shortest time to live that the registry takes.
-pub const TTL: Duration = Duration::from_secs(2);
+pub(super) const TTL: Duration = Duration::from_secs(2);
 /// How soon a loss of our own is mended.
-pub const SOON: Duration = Duration::from_secs(2);
+pub(super) const SOON: Duration = Duration::from_secs(2);
 /// For what has no limit of its own: never what a test is about.
-pub const LONG: Duration = Duration::from_secs(20);
+pub(super) const LONG: Duration = Duration::from_secs(20);
 
 /// One real server and a client that sees it directly.
-pub struct Bench {
-    pub etcd: etcd::Etcd,
-    pub raw: Raw,
+pub(super) struct Bench {
+    pub(super) etcd: etcd::Etcd,
+    pub(super) raw: Raw,
 }
 
 impl Bench {
-    pub async fn start() -> Self {
+    pub(super) async fn start() -> Self {
         let etcd = etcd::Etcd::single().start().await.unwrap();
         let raw = Raw::connect(&etcd.endpoints()).await;
         Self { etcd, raw }
     }
 
     /// The registry over the server itself.
-    pub fn opened(&self) -> Opened {
+    pub(super) fn opened(&self) -> Opened {
         Opened::new(backend(self.etcd.endpoints()))
     }
 }
 
 /// The registry under test, with a short time to live.
-pub fn backend<E: Into<String>>(endpoints: impl IntoIterator<Item = E>) -> Etcd {
+pub(super) fn backend<E: Into<String>>(endpoints: impl IntoIterator<Item = E>) -> Etcd {
     Etcd::new(endpoints).with_env("test").with_lease_ttl(TTL)
 }
 
 /// An opened backend.
-pub struct Opened {
+pub(super) struct Opened {
     registry: Arc<dyn Registry>,
     discovery: Arc<dyn Discovery>,
 }
 
 impl Opened {
-    pub fn new(etcd: Etcd) -> Self {
+    pub(super) fn new(etcd: Etcd) -> Self {
         let Parts { registry, discovery, .. } = etcd.open().unwrap();
         Self { registry: registry.unwrap(), discovery: discovery.unwrap() }
     }
 
-    pub fn watch(&self, service: &str) -> Watch {
+    pub(super) fn watch(&self, service: &str) -> Watch {
         self.discovery.watch(&query(service))
     }
 
-    pub fn watch_query(&self, query: &Query) -> Watch {
+    pub(super) fn watch_query(&self, query: &Query) -> Watch {
         self.discovery.watch(query)
     }
 
-    pub fn register(&self, instance: Instance) -> Registration {
+    pub(super) fn register(&self, instance: Instance) -> Registration {
         self.registry.register(instance)
     }
 
     /// Registers and waits until it is live.
-    pub async fn announce(&self, instance: Instance) -> Registration {
+    pub(super) async fn announce(&self, instance: Instance) -> Registration {
         let registration = self.register(instance);
         tokio::time::timeout(LONG, registration.live()).await.unwrap().unwrap();
         registration
     }
 }
 
-pub fn query(service: &str) -> Query {
+pub(super) fn query(service: &str) -> Query {
     Query::new(ServiceName::new(service).unwrap())
 }
 
 /// An instance with a generated id; `port` tells it from others.
-pub fn instance(service: &str, port: u16) -> Instance {
+pub(super) fn instance(service: &str, port: u16) -> Instance {
     let mut instance = Instance::new(ServiceName::new(service).unwrap());
     instance.endpoints.push(format!("http://127.0.0.1:{port}").parse().unwrap());
     instance
 }
 
 /// An instance with a given id.
-pub fn named(service: &str, id: &str, port: u16) -> Instance {
+pub(super) fn named(service: &str, id: &str, port: u16) -> Instance {
     let mut instance = instance(service, port);
     instance.id = InstanceId::new(id).unwrap();
     instance
 }
 
 /// The key of an instance.
-pub fn key(instance: &Instance) -> String {
+pub(super) fn key(instance: &Instance) -> String {
     key_of(instance.service.as_str(), instance.id.as_str())
 }
 
-pub fn key_of(service: &str, id: &str) -> String {
+pub(super) fn key_of(service: &str, id: &str) -> String {
     use meshwork_core::Dialect;
     let native = Native::new("meshwork").unwrap();
     format!("{}{id}", native.prefix("test", &ServiceName::new(service).unwrap()))
 }
 
 /// The ids as a set.
-pub fn ids<'a>(ids: impl IntoIterator<Item = &'a str>) -> BTreeSet<InstanceId> {
+pub(super) fn ids<'a>(ids: impl IntoIterator<Item = &'a str>) -> BTreeSet<InstanceId> {
     ids.into_iter().map(|id| InstanceId::new(id).unwrap()).collect()
 }
 
 /// Waits until the view names exactly these instances.
-pub async fn shows<'a>(
+pub(super) async fn shows<'a>(
     watch: &Watch,
     wanted: impl IntoIterator<Item = &'a str>,
     limit: Duration,
@@ -120,30 +121,30 @@ pub async fn shows<'a>(
 }
 
 /// Waits until the view is as `check` says.
-pub async fn until(watch: &Watch, limit: Duration, what: &str, check: impl Fn(&Snapshot) -> bool) {
+pub(super) async fn until(watch: &Watch, limit: Duration, what: &str, check: impl Fn(&Snapshot) -> bool) {
     eventually(limit, what, || async { check(&watch.latest()) }).await.unwrap();
 }
 
 /// A plain client.
 #[derive(Clone)]
-pub struct Raw(Client);
+pub(super) struct Raw(Client);
 
 impl Raw {
-    pub async fn connect(endpoints: &[String]) -> Self {
+    pub(super) async fn connect(endpoints: &[String]) -> Self {
         Self(Client::connect(endpoints, None).await.unwrap())
     }
 
-    pub fn client(&self) -> Client {
+    pub(super) fn client(&self) -> Client {
         self.0.clone()
     }
 
     /// Puts a value without a lease.
-    pub async fn put(&self, key: &str, value: impl Into<Vec<u8>>) {
+    pub(super) async fn put(&self, key: &str, value: impl Into<Vec<u8>>) {
         self.0.clone().put(key, value, None).await.unwrap();
     }
 
     /// Puts a value under a lease.
-    pub async fn put_under(
+    pub(super) async fn put_under(
         &self,
         key: &str,
         value: impl Into<Vec<u8>>,
@@ -154,47 +155,47 @@ impl Raw {
     }
 
     /// Puts the record of `instance` without a lease.
-    pub async fn put_instance(&self, instance: &Instance) {
+    pub(super) async fn put_instance(&self, instance: &Instance) {
         self.put(&key(instance), encode(instance).unwrap()).await;
     }
 
-    pub async fn get(&self, key: &str) -> Option<KeyValue> {
+    pub(super) async fn get(&self, key: &str) -> Option<KeyValue> {
         self.0.clone().get(key, None).await.unwrap().take_kvs().pop()
     }
 
     /// Everything under a prefix.
-    pub async fn all(&self, prefix: &str) -> Vec<KeyValue> {
+    pub(super) async fn all(&self, prefix: &str) -> Vec<KeyValue> {
         let options = GetOptions::new().with_prefix();
         self.0.clone().get(prefix, Some(options)).await.unwrap().take_kvs()
     }
 
-    pub async fn delete(&self, key: &str) {
+    pub(super) async fn delete(&self, key: &str) {
         self.0.clone().delete(key, None).await.unwrap();
     }
 
     /// The lease that a key stands under.
-    pub async fn lease_of(&self, key: &str) -> Option<i64> {
+    pub(super) async fn lease_of(&self, key: &str) -> Option<i64> {
         self.get(key).await.map(|kv| kv.lease()).filter(|lease| *lease != 0)
     }
 
-    pub async fn leases(&self) -> Vec<i64> {
+    pub(super) async fn leases(&self) -> Vec<i64> {
         let leases = self.0.clone().leases().await.unwrap();
         leases.leases().iter().map(|lease| lease.id()).collect()
     }
 
-    pub async fn revision(&self) -> i64 {
+    pub(super) async fn revision(&self) -> i64 {
         let answer = self.0.clone().get("x", None).await.unwrap();
         answer.header().unwrap().revision()
     }
 
     /// Forgets all history.
-    pub async fn compact(&self) {
+    pub(super) async fn compact(&self) {
         let revision = self.revision().await;
         self.0.clone().compact(revision, None).await.unwrap();
     }
 
     /// Waits until the key stands as `check` says.
-    pub async fn until(
+    pub(super) async fn until(
         &self,
         key: &str,
         limit: Duration,
