@@ -317,7 +317,7 @@ mod tests {
         bench.set(&[up("a"), up("b")]);
         let query = ServiceName::new("users").unwrap().into();
         let reason = || Refusal::new(RefusalKind::Syntax, "no JSON");
-        let mut refuse = |bench: &mut Bench| {
+        let refuse = |bench: &mut Bench| {
             bench.refusals.take(&query, Some(id("a")), "/a".into(), reason(), true).is_some()
         };
         assert!(refuse(&mut bench));

@@ -165,8 +165,10 @@ pub struct Registrar {
     stands: bool,
     /// Failed claims since the last success.
     failures: u32,
-    /// Losses and conflicts that followed each other.
+    /// Losses that followed each other.
     losses: u32,
+    /// Conflicts that followed each other.
+    conflicts: u32,
     outage: Outage,
     /// A wished record that cannot be written, and the one that stands instead.
     rejected: Option<(Arc<Instance>, Arc<Instance>)>,
@@ -189,6 +191,7 @@ impl Registrar {
             stands: false,
             failures: 0,
             losses: 0,
+            conflicts: 0,
             outage: Outage::new(),
             rejected: None,
             orphan: None,
@@ -361,7 +364,7 @@ impl Registrar {
     fn lost(&mut self, error: &Arc<Error>, registry_away: bool, now: Instant, actions: &mut Vec<Action>) {
         let (State::Holding(_, since) | State::Updating(_, _, since)) = self.state else { return };
         if now.duration_since(since) >= STEADY {
-            self.losses = 0;
+            (self.losses, self.conflicts) = (0, 0);
         }
         if error.kind() == ErrorKind::Conflict {
             return self.conflict(Arc::clone(error), now, actions);
@@ -417,8 +420,8 @@ impl Registrar {
         self.rejected = None;
         actions.push(Action::Tell(Told::Renamed { from, cause: Arc::clone(cause) }));
         // Once is an accident; again and again must not become a loop.
-        let delay = if self.losses == 0 { Duration::ZERO } else { self.options.healing.slow };
-        self.losses = self.losses.saturating_add(1);
+        let delay = if self.conflicts == 0 { Duration::ZERO } else { self.options.healing.slow };
+        self.conflicts = self.conflicts.saturating_add(1);
         self.rest(delay, false, now);
         self.leave_if_wished(now, actions);
     }
