@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc};
 
 use tokio::{sync::watch, time::Instant};
 
-use crate::{Error, Instance, InstanceId};
+use crate::{Error, ErrorKind, Instance, InstanceId};
 
 /// Announces instances.
 pub trait Registry: Send + Sync + 'static {
@@ -107,7 +107,8 @@ impl Registration {
     /// It waits as long as the registry is merely away, so give it a deadline.
     ///
     /// # Errors
-    /// The cause, when waiting cannot mend it (every kind but `Unavailable`), or when the registration ended.
+    /// The cause, when waiting cannot mend it, or when the registration ended. `Unavailable` can be waited
+    /// out, and a `Conflict` ends with a new id.
     ///
     /// # Cancel safety
     /// Dropping the future loses nothing.
@@ -116,7 +117,7 @@ impl Registration {
         loop {
             match &*state.borrow_and_update() {
                 RegistrationState::Live => return Ok(()),
-                RegistrationState::Pending { cause: Some(cause) } if !cause.kind().is_transient() => {
+                RegistrationState::Pending { cause: Some(cause) } if is_final(cause.kind()) => {
                     return Err(Arc::clone(cause));
                 }
                 RegistrationState::Gone { outcome } => {
@@ -189,6 +190,11 @@ impl Registration {
     }
 }
 
+/// Whether a start must not wait for it to pass.
+fn is_final(kind: ErrorKind) -> bool {
+    !kind.is_transient() && kind != ErrorKind::Conflict
+}
+
 fn keeper_gone() -> Arc<Error> {
     Arc::new(Error::unavailable("registration keeper ended with its runtime"))
 }
@@ -210,7 +216,7 @@ mod tests {
     use futures_util::FutureExt;
 
     use super::*;
-    use crate::{ErrorKind, ServiceName};
+    use crate::ServiceName;
 
     fn registration() -> (Arc<watch::Sender<Wish>>, watch::Sender<RegistrationState>, Registration) {
         let instance = Arc::new(Instance::new(ServiceName::new("users").unwrap()));
@@ -225,6 +231,8 @@ mod tests {
         let cause = |kind| Some(Arc::new(Error::new(kind, "claiming")));
         state.send_replace(RegistrationState::Pending { cause: cause(ErrorKind::Unavailable) });
         let mut live = Box::pin(registration.live());
+        assert!(live.as_mut().now_or_never().is_none());
+        state.send_replace(RegistrationState::Pending { cause: cause(ErrorKind::Conflict) });
         assert!(live.as_mut().now_or_never().is_none());
         state.send_replace(RegistrationState::Pending { cause: cause(ErrorKind::Denied) });
         assert_eq!(live.await.unwrap_err().kind(), ErrorKind::Denied);
