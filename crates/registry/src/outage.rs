@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Outages that follow each other closely are told at most this often per [`log_every`].
+/// So many outages may follow each other closely and all be told; each [`log_every`] allows one more.
 ///
 /// [`log_every`]: crate::DriverOptions::log_every
 const TOLD_AT_ONCE: u32 = 5;
@@ -33,13 +33,14 @@ pub(crate) struct Outage {
     since: Option<Instant>,
     last: Option<Instant>,
     told: bool,
-    window: Option<Instant>,
-    in_window: u32,
+    /// How many outages may be told at once, as of then.
+    allowance: u32,
+    allowed_at: Option<Instant>,
 }
 
 impl Outage {
     pub(crate) fn new() -> Self {
-        Self { since: None, last: None, told: false, window: None, in_window: 0 }
+        Self { since: None, last: None, told: false, allowance: TOLD_AT_ONCE, allowed_at: None }
     }
 
     /// Since when it is lost.
@@ -53,18 +54,15 @@ impl Outage {
         let since = *self.since.get_or_insert(now);
         if begins {
             self.told = false;
-            if self.window.is_none_or(|window| now.duration_since(window) >= every) {
-                self.window = Some(now);
-                self.in_window = 0;
-            }
+            self.allow(every, now);
         }
         if !self.told {
             // Flapping is told a few times, then only if one outage lasts.
             let lasting = now.duration_since(since) >= every;
-            if self.in_window >= TOLD_AT_ONCE && !lasting {
+            if self.allowance == 0 && !lasting {
                 return None;
             }
-            self.in_window += 1;
+            self.allowance = self.allowance.saturating_sub(1);
             self.told = true;
             self.last = Some(now);
             return Some(Line::Lost);
@@ -74,6 +72,15 @@ impl Outage {
         }
         self.last = Some(now);
         Some(Line::Still { since: now.duration_since(since) })
+    }
+
+    fn allow(&mut self, every: Duration, now: Instant) {
+        let at = *self.allowed_at.get_or_insert(now);
+        let more = now.duration_since(at).as_nanos() / every.as_nanos().max(1);
+        if more > 0 {
+            self.allowance = self.allowance.saturating_add(more.min(100) as u32).min(TOLD_AT_ONCE);
+            self.allowed_at = Some(now);
+        }
     }
 
     /// It works: ends an outage, if there was one.
