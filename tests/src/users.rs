@@ -36,7 +36,7 @@ pub async fn work() {
 /// Dropping the future ends it.
 pub async fn hang() {
     Event::Hanging.say();
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 /// The service. Each user bears the name it is given.

@@ -19,8 +19,8 @@ use meshwork_tests::{ENVIRONMENT, Result, SERVICE, residue::Residue};
 use orders::users::{GetUser, users_client::UsersClient};
 use tokio::time::Instant;
 
-/// How long the end of everything may take.
-const END: Duration = Duration::from_secs(15);
+/// How long the end of everything may take: a view lingers for 30 s after its last watch.
+const END: Duration = Duration::from_secs(45);
 /// Answers remembered for [`Caller::share`].
 const REMEMBERED: usize = 20_000;
 
@@ -160,15 +160,17 @@ impl Caller {
         }
     }
 
-    /// Ends the channel and its registry, and waits until as much is left as `before`.
-    pub(crate) async fn end(self, before: Residue) -> Result<()> {
+    /// Ends the channel and its registry.
+    pub(crate) async fn end(self) {
         self.channel.close().await;
         drop(locked(&self.app).take());
-        drop(self);
-        let outcome =
-            eventually(END, "nothing is left of it", || async { Residue::now().is_within(before) }).await;
-        outcome.map_err(|error| format!("{error}: {:?}, before it {before:?}", Residue::now()).into())
     }
+}
+
+/// Waits until as much is left of callers as there was `before` them.
+pub(crate) async fn nothing_left(before: Residue) -> Result<()> {
+    let outcome = eventually(END, "nothing is left", || async { Residue::now().is_within(before) }).await;
+    outcome.map_err(|error| format!("{error}: {:?}, before it {before:?}", Residue::now()).into())
 }
 
 /// The most dials that the back-off allows in `time`: one at once, then after 100 ms doubling to 5 s, each

@@ -17,7 +17,7 @@ use meshwork_tests::{
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::{
-    caller::{Caller, Failure, most_connects},
+    caller::{Caller, Failure, most_connects, nothing_left},
     fleet::{Fleet, TTL},
 };
 
@@ -45,9 +45,12 @@ struct Death {
 pub(crate) async fn play(actor: &Path, length: Length, judge: &mut Judge) -> Result<()> {
     let mut fleet = Fleet::start(actor, &[TTL; 3]).await?;
     let baseline: Vec<_> = fleet.places.iter().map(|place| sockets(place.provider.pid())).collect();
+    let before = Residue::now();
+    let caller = Caller::new(&fleet.etcd, "1s");
     for retry in [true, false] {
-        round(&mut fleet, retry, length, judge).await?;
+        round(&mut fleet, &caller, retry, length, judge).await?;
     }
+    caller.end().await;
     let clean = || async {
         let mut places = fleet.places.iter().zip(&baseline);
         places.all(|(place, before)| sockets(place.provider.pid()) <= *before)
@@ -56,12 +59,17 @@ pub(crate) async fn play(actor: &Path, length: Length, judge: &mut Judge) -> Res
     judge.succeeds("no connection is left", closed.await);
     judge.succeeds("providers stop", fleet.stop().await);
     judge.succeeds("no lease is left", fleet.truth(length.allows(TTL)).await);
+    judge.succeeds("nothing leaked", nothing_left(before).await);
     Ok(())
 }
 
-async fn round(fleet: &mut Fleet, retry: bool, length: Length, judge: &mut Judge) -> Result<()> {
-    let before = Residue::now();
-    let caller = Caller::new(&fleet.etcd, "1s");
+async fn round(
+    fleet: &mut Fleet,
+    caller: &Caller,
+    retry: bool,
+    length: Length,
+    judge: &mut Judge,
+) -> Result<()> {
     let call = caller.clone();
     let load = Load::rate(RATE).lasting(Duration::MAX).start(move |_| {
         let call = call.clone();
@@ -75,7 +83,7 @@ async fn round(fleet: &mut Fleet, retry: bool, length: Length, judge: &mut Judge
     let victims = length.pick(1, 1, 3);
     let mut deaths = Vec::new();
     for victim in 0..victims {
-        deaths.push(death(fleet, &caller, victim, length).await?);
+        deaths.push(death(fleet, caller, victim, length).await?);
         sleep(calm).await;
     }
     load.stop();
@@ -83,8 +91,6 @@ async fn round(fleet: &mut Fleet, retry: bool, length: Length, judge: &mut Judge
     tell(&report, &deaths, retry, judge);
     judge.succeeds("view equals truth", caller.view_is(&fleet.living(), length.allows(TTL)).await);
     judge.succeeds("registry equals truth", fleet.truth(length.allows(TTL * 2)).await);
-    drop(report);
-    judge.succeeds("nothing leaked", caller.end(before).await);
     Ok(())
 }
 

@@ -13,7 +13,7 @@ use meshwork_tests::{
 };
 
 use crate::{
-    caller::{Caller, most_connects},
+    caller::{Caller, most_connects, nothing_left},
     fleet::{Fleet, TTL},
 };
 
@@ -37,7 +37,7 @@ pub(crate) async fn play(actor: &Path, length: Length, judge: &mut Judge) -> Res
     let report = Load::rate(RATE).lasting(lasting).start(move |_| call.clone().plain()).report().await;
     judge.told("calls", report.calls().len());
     judge.count("failed", report.failed(), 0);
-    if let Some(failure) = report.calls().iter().find_map(|call| Caller::failure(call)) {
+    if let Some(failure) = report.calls().iter().find_map(Caller::failure) {
         judge.holds(&format!("first failure: {failure}"), false);
     }
     let first = report.calls().first().map(meshwork_testkit::load::Call::latency).unwrap_or_default();
@@ -58,8 +58,9 @@ pub(crate) async fn play(actor: &Path, length: Length, judge: &mut Judge) -> Res
     }
     judge.succeeds("view equals truth", caller.view_is(&fleet.living(), length.allows(TTL)).await);
     judge.succeeds("registry equals truth", fleet.truth(length.allows(TTL)).await);
-    judge.succeeds("nothing leaked", caller.end(before).await);
+    caller.end().await;
     judge.succeeds("providers stop", fleet.stop().await);
     judge.succeeds("no lease is left", fleet.truth(length.allows(TTL)).await);
+    judge.succeeds("nothing leaked", nothing_left(before).await);
     Ok(())
 }

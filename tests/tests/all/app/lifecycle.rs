@@ -168,3 +168,28 @@ async fn layers_surround_http_and_grpc_alike() {
     assert_eq!(answer.metadata().get("x-stamp").unwrap(), "1");
     running.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn serves_until_the_given_future_is_ready() {
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let app = users(app(SERVICE).with_registry(Memory::new()), "Ada");
+    let handle = app.handle();
+    let serving = tokio::spawn(app.serve_until(async move {
+        let _dropped = stopped.await;
+    }));
+    assert!(tokio::time::timeout(LIMIT, handle.serving()).await.unwrap());
+    stop.send(()).unwrap();
+    let report = tokio::time::timeout(LIMIT, serving).await.unwrap().unwrap().unwrap();
+    assert!(report.is_clean(), "{report}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn configuration_in_code_is_added_to_what_was_given_before() {
+    let app = app(SERVICE)
+        .with_config("[service]\nzone = \"zone1\"\n")
+        .with_config("[service]\nzone = \"zone2\"\n");
+    let running = Running::start(users(app.with_registry(Memory::new()), "Ada")).await;
+    let instance = running.handle.instance().unwrap();
+    assert_eq!((instance.service.as_str(), &*instance.zone), (SERVICE, "zone2"));
+    running.stop().await;
+}

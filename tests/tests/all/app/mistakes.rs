@@ -3,7 +3,7 @@
 use meshwork::{App, RunError};
 use meshwork_tests::{SERVICE, provider::Plan};
 
-use super::rig::{Running, actor, app, ended, users};
+use super::rig::{Running, actor, app, ended, unnamed, users};
 
 /// What `serve` says of an app that cannot start.
 async fn refusal(app: App) -> (u8, String) {
@@ -12,7 +12,7 @@ async fn refusal(app: App) -> (u8, String) {
 }
 
 async fn refused(config: &str, parts: &[&str]) {
-    let (code, said) = refusal(app(SERVICE).with_config(config)).await;
+    let (code, said) = refusal(unnamed().with_config(config)).await;
     assert_eq!(code, 2, "{config}: {said}");
     for part in parts {
         assert!(said.contains(part), "`{part}` is not in what is said of {config:?}:\n{said}");

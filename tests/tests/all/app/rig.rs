@@ -11,7 +11,7 @@ use meshwork::{App, Channel, Handle, Problem, Report, RunError};
 use meshwork_testkit::{ports::Port, process::Process};
 use meshwork_tests::{ENVIRONMENT, SERVICE, users::Directory};
 use orders::users::{GetUser, users_client::UsersClient, users_server::UsersServer};
-use tokio::{sync::oneshot, task::JoinHandle, time::timeout};
+use tokio::{task::JoinHandle, time::timeout};
 
 /// No step of a test takes longer.
 pub(crate) const LIMIT: Duration = Duration::from_secs(40);
@@ -23,7 +23,12 @@ pub(crate) fn actor() -> &'static Path {
 
 /// An app with a name and nothing else set, on a free port of this machine.
 pub(crate) fn app(name: &str) -> App {
-    App::new().with_environment(ENVIRONMENT).with_config(format!("[service]\nname = {name:?}\n"))
+    unnamed().with_config(format!("[service]\nname = {name:?}\n"))
+}
+
+/// An app with nothing set.
+pub(crate) fn unnamed() -> App {
+    App::new().with_environment(ENVIRONMENT)
 }
 
 /// The service that is called, over HTTP and gRPC. `name` is in its answers.
@@ -55,7 +60,6 @@ async fn who(State(users): State<Channel>) -> Result<String, Problem> {
 /// An app that serves.
 pub(crate) struct Running {
     pub(crate) handle: Handle,
-    stop: oneshot::Sender<()>,
     task: JoinHandle<Result<Report, RunError>>,
 }
 
@@ -72,12 +76,9 @@ impl Running {
 
     /// Starts it without waiting.
     pub(crate) fn launch(app: App) -> Self {
-        let (stop, stopped) = oneshot::channel();
         let handle = app.handle();
-        let task = tokio::spawn(app.serve_until(async move {
-            let _dropped = stopped.await;
-        }));
-        Self { handle, stop, task }
+        let task = tokio::spawn(app.serve_until(std::future::pending()));
+        Self { handle, task }
     }
 
     pub(crate) fn addr(&self) -> SocketAddr {
@@ -90,10 +91,8 @@ impl Running {
     }
 
     pub(crate) async fn stop(self) -> Report {
-        let Self { stop, task, .. } = self;
-        let _ended_already = stop.send(());
-        let ended = timeout(LIMIT, task).await.expect("it stops in time").expect("it does not panic");
-        ended.expect("it had started")
+        self.handle.stop();
+        self.ended().await.expect("it had started")
     }
 }
 

@@ -4,7 +4,7 @@ use meshwork::{App, Etcd, Fixed, Local, Memory};
 use meshwork_testkit::etcd::Etcd as Server;
 use meshwork_tests::{SERVICE, http1};
 
-use super::rig::{Running, app, orders, users};
+use super::rig::{Running, app, orders, unnamed, users};
 
 /// Serves both, asks one, which asks the other.
 async fn works(users_app: App, orders_app: App) {
@@ -68,7 +68,9 @@ async fn finds_the_other_in_a_static_list() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn serves_grpc_on_a_port_of_its_own() {
     let memory = Memory::new();
-    let two = app(SERVICE).with_config("[service]\ngrpc = \"127.0.0.1:0\"\n").with_registry(memory.clone());
+    let two = unnamed()
+        .with_config("[service]\nname = \"users\"\ngrpc = \"127.0.0.1:0\"\n")
+        .with_registry(memory.clone());
     let users = Running::start(users(two, "Ada")).await;
     let addrs = users.handle.local_addrs();
     assert_eq!(addrs.len(), 2);

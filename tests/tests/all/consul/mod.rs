@@ -1,0 +1,11 @@
+//! The Consul registry on real agents: what it announces, what it finds, and how it heals.
+
+mod announcing;
+mod bench;
+mod datacenters;
+mod faults;
+mod finding;
+mod foreign;
+mod restarts;
+mod security;
+mod storms;

@@ -1,0 +1,140 @@
+//! Tokens that are missing, lost and rotated; certificates; sockets.
+
+use std::{fs, time::Duration};
+
+use meshwork_core::{ErrorKind, RegistrationState};
+use meshwork_registry_consul::Consul;
+use meshwork_testkit::{consul, truth::eventually};
+use tokio::time;
+
+use super::bench::{Bench, LONG, Opened, TTL, backend, instance, shows, until};
+
+const RULES: &str = r#"service_prefix "" { policy = "write" } node_prefix "" { policy = "read" }"#;
+
+fn denied(view: &meshwork_core::Snapshot) -> bool {
+    view.staleness().cause().is_some_and(|cause| cause.kind() == ErrorKind::Denied)
+}
+
+#[tokio::test]
+async fn without_a_token_start_fails_clearly_and_with_one_it_works() {
+    let bench = Bench::with(consul::Consul::dev().acl()).await;
+    let nobody = bench.opened();
+    let error =
+        time::timeout(LONG, nobody.register(instance("users", 80)).live()).await.unwrap().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Denied, "{error:?}");
+    until(&nobody.watch("users"), LONG, "finding is denied, not empty", denied).await;
+    let (_, token) = bench.consul.make_token("users", RULES).await.unwrap();
+    let opened = Opened::new(backend(bench.consul.url()).with_token(token.as_str()));
+    let registration = opened.announce(instance("users", 80)).await;
+    shows(&opened.watch("users"), [registration.id().as_str()], LONG).await;
+}
+
+#[tokio::test]
+async fn a_token_that_is_deleted_keeps_the_list_and_alarms_within_5_s() {
+    let bench = Bench::with(consul::Consul::dev().acl()).await;
+    let (accessor, token) = bench.consul.make_token("users", RULES).await.unwrap();
+    let opened = Opened::new(backend(bench.consul.url()).with_token(token.as_str()));
+    let registration = opened.announce(instance("users", 80)).await;
+    let watch = opened.watch("users");
+    shows(&watch, [registration.id().as_str()], LONG).await;
+    bench.agent().must("DELETE", &format!("/v1/acl/token/{accessor}"), "").await.unwrap();
+    let begun = time::Instant::now();
+    until(&watch, Duration::from_secs(7), "the view says denied", denied).await;
+    println!("denied after {:?}", begun.elapsed());
+    assert_eq!(watch.latest().value().len(), 1, "the list is kept");
+    let state = registration.state();
+    eventually(Duration::from_secs(7), "the registration says denied", || async {
+        matches!(&*state.borrow(), RegistrationState::Lost { cause, .. } if cause.kind() == ErrorKind::Denied)
+    })
+    .await
+    .unwrap();
+}
+
+#[tokio::test]
+async fn a_rotated_token_file_is_picked_up_without_a_gap() {
+    let bench = Bench::with(consul::Consul::dev().acl()).await;
+    let (old_accessor, old) = bench.consul.make_token("old", RULES).await.unwrap();
+    let (_, new) = bench.consul.make_token("new", RULES).await.unwrap();
+    let file = bench.consul.dir().join("token");
+    fs::write(&file, &old).unwrap();
+    let opened = Opened::new(backend(bench.consul.url()).with_token_file(&file));
+    let registration = opened.announce(instance("users", 80)).await;
+    let watch = opened.watch("users");
+    shows(&watch, [registration.id().as_str()], LONG).await;
+    fs::write(&file, &new).unwrap();
+    bench.agent().must("DELETE", &format!("/v1/acl/token/{old_accessor}"), "").await.unwrap();
+    time::sleep(TTL * 3).await;
+    assert_eq!(watch.latest().value().len(), 1);
+    until(&watch, LONG, "the view is fresh", |view| view.staleness().is_fresh()).await;
+    eventually(LONG, "the registration is live", || async {
+        matches!(*registration.state().borrow(), RegistrationState::Live)
+    })
+    .await
+    .unwrap();
+    // Others see it all the time: its heartbeats went on.
+    let token = bench.consul.token().unwrap().to_owned();
+    let other = Opened::new(backend(bench.consul.url()).with_token(token.as_str()));
+    shows(&other.watch("users"), [registration.id().as_str()], LONG).await;
+}
+
+#[tokio::test]
+async fn tls_needs_the_right_authority_and_our_certificate() {
+    let bench = Bench::with(consul::Consul::dev().tls()).await;
+    let url = bench.agent().https_url().unwrap();
+    let (cert, key) = bench.consul.client_certificate();
+    let trusting = || backend(url.clone()).with_ca_file(bench.consul.ca_file());
+    let opened = Opened::new(trusting().with_client_certificate(&cert, &key));
+    let registration = opened.announce(instance("users", 80)).await;
+    shows(&opened.watch("users"), [registration.id().as_str()], LONG).await;
+    let named = trusting().with_client_certificate(&cert, &key).with_server_name("server.dc1.consul");
+    shows(&Opened::new(named).watch("users"), [registration.id().as_str()], LONG).await;
+
+    let kv = trusting().with_client_certificate(&cert, &key).client().await.unwrap();
+    let request = rs_consul::types::CreateOrUpdateKeyRequest { key: "a", ..Default::default() };
+    assert!(kv.create_or_update_key(request, b"1".to_vec()).await.unwrap().0);
+
+    for wrong in [backend(url.clone()).with_client_certificate(&cert, &key), trusting()] {
+        until(&Opened::new(wrong).watch("users"), LONG, "it is refused", denied).await;
+    }
+    let other = trusting().with_client_certificate(&cert, &key).with_server_name("somebody.else");
+    until(&Opened::new(other).watch("users"), LONG, "the name is refused", denied).await;
+}
+
+#[tokio::test]
+async fn hundreds_of_queries_over_tls_share_few_connections() {
+    let bench = Bench::with(consul::Consul::dev().tls()).await;
+    let proxy = meshwork_testkit::proxy::FaultProxy::start(
+        bench.agent().https_url().unwrap().trim_start_matches("https://").parse().unwrap(),
+    )
+    .await
+    .unwrap();
+    let (cert, key) = bench.consul.client_certificate();
+    let url = proxy.url().replace("http://", "https://");
+    let opened =
+        Opened::new(backend(url).with_ca_file(bench.consul.ca_file()).with_client_certificate(cert, key));
+    let watches: Vec<_> = (0..300).map(|n| opened.watch(&format!("service-{n}"))).collect();
+    for watch in &watches {
+        time::timeout(LONG * 2, watch.ready()).await.unwrap();
+    }
+    let registration = bench.opened().announce(instance("service-299", 80)).await;
+    shows(&watches[299], [registration.id().as_str()], LONG).await;
+    let traffic = proxy.traffic();
+    println!("300 watched services over TLS: {traffic:?}");
+    assert!(traffic.open <= 4, "{traffic:?}");
+}
+
+#[tokio::test]
+async fn an_agent_on_a_unix_socket_is_an_agent() {
+    let bench = Bench::with(consul::Consul::dev().socket()).await;
+    let opened = Opened::new(backend(format!("unix://{}", bench.consul.socket().display())));
+    let registration = opened.announce(instance("users", 80)).await;
+    let watch = opened.watch("users");
+    shows(&watch, [registration.id().as_str()], LONG).await;
+    registration.deregister().await.unwrap();
+    shows(&watch, [], LONG).await;
+    let nowhere = Consul::new("unix:///none/such").with_env("test");
+    until(&Opened::new(nowhere).watch("users"), LONG, "it is away", |view| {
+        view.staleness().cause().is_some_and(|cause| cause.kind() == ErrorKind::Unavailable)
+    })
+    .await;
+}
