@@ -77,7 +77,7 @@ impl Latency {
     pub(crate) fn sample(&self, call: Call, now: Now, took: u64, value: f64, median: Option<f64>) {
         let samples = self.samples.load(Relaxed);
         let sampled = self.sampled.load(Relaxed);
-        let mean = if samples == 0 {
+        let mean = if samples == 0 || (self.is_first_answer(samples) && value <= took as f64) {
             value
         } else {
             let mut base = f64::from_bits(self.mean.load(Relaxed));
@@ -117,7 +117,19 @@ impl Latency {
         };
         let idle = now.as_nanos().saturating_sub(self.touched.load(Relaxed)) as f64;
         let unanswered = if unanswered > mean { unanswered } else { 0.0 };
+        let mean = match median {
+            Some(median) if self.is_first_answer(self.samples.load(Relaxed)) => mean.min(median * BAND),
+            _ => mean,
+        };
         Some(drifted(mean.max(unanswered), median, idle, self.drift_time(unanswered)))
+    }
+
+    /// Whether all that is known is one answer. A process is slow at its first one (caches, pools, lazy
+    /// set-up), which says little of the next: a node is judged like its peers until it gave a second one,
+    /// and the second replaces the first. A penalty is no answer and stays.
+    fn is_first_answer(&self, samples: u32) -> bool {
+        let answer = (f64::from(self.last.load(Relaxed)) + 1.0) * 1000.0;
+        samples == 1 && f64::from_bits(self.mean.load(Relaxed)) <= answer
     }
 
     /// A new connection or the end of an ejection: judged like the peers until it is known better.
@@ -198,6 +210,7 @@ mod tests {
     #[test]
     fn an_untried_node_is_judged_like_its_peers_after_a_second() {
         let latency = Latency::default();
+        call(&latency, 0, 0);
         call(&latency, 0, 90);
         assert_eq!(latency.judged(at(90), false, Some(10e6)), Some(90e6));
         assert_eq!(latency.judged(at(590), false, Some(10e6)), Some(50e6));
@@ -205,8 +218,24 @@ mod tests {
     }
 
     #[test]
+    fn a_slow_first_answer_does_not_starve_a_node() {
+        let latency = Latency::default();
+        call(&latency, 0, 90);
+        assert!(alike(latency.judged(at(90), false, Some(10e6)).unwrap(), 10e6));
+        call(&latency, 100, 110);
+        assert_eq!(latency.mean(), Some(10e6));
+        let penalised = Latency::default();
+        let tried = Call { begun: at(0), idle: 0 };
+        penalised.sample(tried, at(1), MS, 5e9, Some(10e6));
+        assert_eq!(penalised.judged(at(1), false, Some(10e6)), Some(5e9));
+        call(&penalised, 2, 12);
+        assert!(penalised.mean().unwrap() > 1e9);
+    }
+
+    #[test]
     fn a_slow_node_is_tried_again_after_ten_times_its_answer_time() {
         let latency = Latency::default();
+        call(&latency, 0, 0);
         call(&latency, 0, 2_000);
         assert!(latency.judged(at(12_000), false, Some(10e6)).unwrap() > 900e6);
         assert_eq!(latency.judged(at(22_000), false, Some(10e6)), Some(10e6));
