@@ -72,11 +72,12 @@ impl Fixed {
     /// Adds endpoints of a service that are already parsed.
     #[must_use]
     pub fn with(mut self, name: ServiceName, endpoints: impl IntoIterator<Item = Endpoint>) -> Self {
-        let instances = self.services.entry(name.clone()).or_default();
+        let mut instances = self.services.remove(&name).unwrap_or_default();
         for endpoint in endpoints {
-            add(instances, &name, endpoint);
+            add(&mut instances, &name, endpoint);
         }
         instances.sort_by(|a, b| a.id.cmp(&b.id));
+        self.services.insert(name, instances);
         self
     }
 

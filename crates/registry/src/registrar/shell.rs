@@ -206,7 +206,7 @@ async fn changes(wishes: &mut watch::Receiver<Wish>, fed: &Wish) {
 async fn wait(wishes: &mut watch::Receiver<Wish>, is_met: impl FnMut(&Wish) -> bool) {
     if wishes.wait_for(is_met).await.is_err() {
         // The keeper itself holds a sender: the channel cannot close under it.
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }
 
@@ -253,16 +253,16 @@ fn tell(instance: &Instance, told: &Told) {
             let is_alarm = cause.as_deref().is_some_and(|cause| !cause.kind().is_transient());
             match (is_alarm, was_live) {
                 (true, true) => {
-                    tracing::error!(%service, %id, ?retry_in, %error, "registration lost: new clients do not find this instance")
+                    tracing::error!(%service, %id, ?retry_in, %error, "registration lost: new clients do not find this instance");
                 }
                 (true, false) => {
-                    tracing::error!(%service, %id, ?retry_in, %error, "not announced: clients do not find this instance")
+                    tracing::error!(%service, %id, ?retry_in, %error, "not announced: clients do not find this instance");
                 }
                 (false, true) => {
-                    tracing::warn!(%service, %id, ?retry_in, %error, "registration lost: new clients may not find this instance")
+                    tracing::warn!(%service, %id, ?retry_in, %error, "registration lost: new clients may not find this instance");
                 }
                 (false, false) => {
-                    tracing::warn!(%service, %id, ?retry_in, %error, "not announced yet: clients do not find this instance")
+                    tracing::warn!(%service, %id, ?retry_in, %error, "not announced yet: clients do not find this instance");
                 }
             }
         }

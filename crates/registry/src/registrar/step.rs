@@ -275,7 +275,7 @@ impl Registrar {
             (State::Claiming(written), Ok(())) => self.stands(written, now, now, actions),
             (State::Updating(written, _, since), Ok(())) => self.stands(written, since, now, actions),
             (State::Claiming(_) | State::Updating(..), Err(error)) if error.kind() == ErrorKind::Conflict => {
-                self.conflict(error, now, actions);
+                self.conflict(&error, now, actions);
             }
             (State::Claiming(_), Err(error)) => self.not_claimed(error, now, actions),
             (State::Updating(rejected, written, since), Err(error)) if error.kind() == ErrorKind::Invalid => {
@@ -367,7 +367,7 @@ impl Registrar {
             (self.losses, self.conflicts) = (0, 0);
         }
         if error.kind() == ErrorKind::Conflict {
-            return self.conflict(Arc::clone(error), now, actions);
+            return self.conflict(error, now, actions);
         }
         let healing = &self.options.healing;
         let delay = if !error.kind().is_transient() {
@@ -394,11 +394,11 @@ impl Registrar {
         self.claim();
     }
 
-    fn conflict(&mut self, cause: Arc<Error>, now: Instant, actions: &mut Vec<Action>) {
-        self.state = State::Evicting { cause: Arc::clone(&cause) };
-        self.state_of_failure(Arc::clone(&cause), now, actions);
+    fn conflict(&mut self, cause: &Arc<Error>, now: Instant, actions: &mut Vec<Action>) {
+        self.state = State::Evicting { cause: Arc::clone(cause) };
+        self.state_of_failure(Arc::clone(cause), now, actions);
         if !self.noted {
-            self.evicted(Ok(()), &cause, now, actions);
+            self.evicted(Ok(()), cause, now, actions);
         }
     }
 

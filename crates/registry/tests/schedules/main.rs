@@ -3,6 +3,7 @@
 //!
 //! A failure names its seed. `MESHWORK_SCHEDULE_SEED=<seed>` runs that schedule alone, with its story
 //! printed; `MESHWORK_SCHEDULES=<n>` runs another number of them.
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 mod clock;
 mod reflector;

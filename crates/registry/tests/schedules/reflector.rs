@@ -269,7 +269,7 @@ impl World {
         if self.clock.chance(10) {
             // The whole set once more, as sources read it from time to time.
             let changes = self.list(revision);
-            return self.send(epoch, revision, at, changes);
+            return self.send(epoch, revision, at, &changes);
         }
         let (before, after) = (&self.truths[revision as usize - 1], &self.truths[revision as usize]);
         let mut delta = (Vec::new(), Vec::new());
@@ -282,14 +282,14 @@ impl World {
         }
         delta.1.extend(before.keys().filter(|id| !after.contains_key(*id)).cloned());
         changes.push(Change::Delta { put: delta.0, removed: delta.1 });
-        self.send(epoch, revision, at, changes);
+        self.send(epoch, revision, at, &changes);
     }
 
     /// What is told once arrives once, or twice.
-    fn send(&mut self, epoch: u64, revision: u64, at: Instant, changes: Vec<Change>) {
+    fn send(&mut self, epoch: u64, revision: u64, at: Instant, changes: &[Change]) {
         let times = if self.clock.chance(10) { 2 } else { 1 };
         for _ in 0..times {
-            for change in changes.clone() {
+            for change in changes.iter().cloned() {
                 self.clock.at(at, Due::Told { epoch, revision, change });
             }
         }
@@ -310,10 +310,10 @@ impl World {
         if !self.calm && self.clock.chance(15) {
             // It breaks in the middle of its list.
             changes.pop();
-            self.send(epoch, revision, at, changes);
+            self.send(epoch, revision, at, &changes);
             return self.clock.at(at, Due::Broken { epoch, kind: ErrorKind::Unavailable });
         }
-        self.send(epoch, revision, at, changes);
+        self.send(epoch, revision, at, &changes);
     }
 
     /// All records of a revision, as a list tells them.

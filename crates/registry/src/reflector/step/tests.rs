@@ -195,9 +195,7 @@ fn a_bad_update_counts_once_and_keeps_the_good_record_on_watch_and_re_list() {
 
 #[test]
 fn what_is_beyond_the_limits_is_refused_and_counted() {
-    let mut options = DriverOptions::default();
-    options.max_records = 3;
-    let mut bench = Bench::new(options);
+    let mut bench = Bench::new(DriverOptions { max_records: 3, ..DriverOptions::default() });
     bench.set(&[1, 2, 3, 4, 5]);
     assert_eq!(bench.len(), Some(3));
     let Some(Action::Refuse(record)) = bench.actions.first() else { panic!("{:?}", bench.actions) };
