@@ -9,7 +9,6 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::uri::PathAndQuery;
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 use meshwork_balance::Outcome;
@@ -35,14 +34,15 @@ struct Open {
 /// When the call's time is over.
 pub(crate) struct Until {
     bound: Bound,
-    path: Option<PathAndQuery>,
+    /// The method, where the bound is the method's.
+    path: Option<Box<str>>,
     /// Made at the first wait: most bodies are there at once.
     sleep: Option<Pin<Box<Sleep>>>,
 }
 
 impl Until {
-    pub(crate) fn new(bound: Bound, path: Option<PathAndQuery>) -> Self {
-        Self { bound, path, sleep: None }
+    pub(crate) fn new(bound: Bound, path: &str) -> Self {
+        Self { bound, path: bound.is_of_method().then(|| path.into()), sleep: None }
     }
 
     /// Ready once the time is over.
@@ -53,7 +53,7 @@ impl Until {
     }
 
     fn passed(&self, config: &ClientConfig) -> CallError {
-        let path = self.path.as_ref().map_or("/", PathAndQuery::path);
+        let path = self.path.as_deref().unwrap_or("/");
         self.bound.passed("end of the answer", path, config).delivered_maybe()
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{
     fmt,
-    future::Future,
+    future::{self, Future},
     net::SocketAddr,
     pin::{Pin, pin},
     sync::{
@@ -22,7 +22,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use tower_service::Service;
-use tracing::Instrument;
+use tracing::{Instrument, Level};
 
 use crate::{
     Body, CallError, CallErrorKind, CallOptions, ClientConfig, ClusterView, NodeView, cluster,
@@ -296,7 +296,7 @@ where
         if self.cluster.shared.is_closed() {
             let closed = CallError::new(CallErrorKind::Transport, "the channel is closed");
             let closed = closed.with_service(self.service());
-            return Box::pin(async move { Err(closed) });
+            return Box::pin(future::ready(Err(closed)));
         }
         let options = match request.extensions_mut().remove::<CallOptions>() {
             Some(asked) => Arc::new(asked.over(&self.options)),
@@ -304,10 +304,16 @@ where
         };
         let detached = options.detached == Some(true);
         let inherited = if detached { Inherited::default() } else { Inherited::current() };
-        let shared = Arc::clone(&self.cluster.shared);
-        let span = tracing::debug_span!("call", service = %shared.service, path = request.uri().path());
-        let call = stack::call(shared, options, inherited, request, Arc::clone(&self.cluster));
-        if span.is_disabled() { Box::pin(call) } else { Box::pin(call.instrument(span)) }
+        let span = tracing::span_enabled!(Level::DEBUG)
+            .then(|| tracing::debug_span!("call", service = %self.service(), path = request.uri().path()));
+        let call = match stack::begin(Arc::clone(&self.cluster.shared), options, &inherited, request) {
+            Ok(call) => call.run(Arc::clone(&self.cluster)),
+            Err(error) => return Box::pin(future::ready(Err(error))),
+        };
+        match span {
+            None => Box::pin(call),
+            Some(span) => Box::pin(call.instrument(span)),
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use meshwork_balance::{Hint, Member, Node, NodeKey, Outcome, Pick, Picked, Reaso
 use tokio::time::{self, Instant};
 
 use crate::{
-    Attempt, CallError, CallErrorKind, CallOptions, ConnectionState,
+    Attempt, CallError, CallErrorKind, CallOptions,
     clock::random,
     deadline::Deadline,
     flight::{Flight, Unusable, link_of},
@@ -45,26 +45,19 @@ enum Look {
     Nothing(CallError),
 }
 
-/// The first member that can take the call, and when it was chosen.
+/// A member that can take the call now; `None` when the call should [`wait`].
 ///
 /// # Errors
-/// See [`CallErrorKind`]: no instance, nothing known, no connection, or the deadline.
-///
-/// # Cancel safety
-/// Dropping the future gives everything back.
-pub(crate) async fn choose(
+/// As [`wait`].
+pub(crate) fn at_once(
     shared: &Arc<Shared>,
     wish: &Wish<'_>,
     now: Instant,
-) -> Result<(Flight, Instant), CallError> {
+) -> Result<Option<Flight>, CallError> {
     match look(shared, wish, now) {
-        Look::Taken(flight) => Ok((flight, now)),
+        Look::Taken(flight) => Ok(Some(flight)),
         Look::Nothing(error) if wish.options.wait_for_ready != Some(true) => Err(error),
-        Look::Wait | Look::Nothing(_) => {
-            // Boxed, so that calls which need not wait do not carry its room.
-            let flight = Box::pin(wait(shared, wish)).await?;
-            Ok((flight, Instant::now()))
-        }
+        Look::Wait | Look::Nothing(_) => Ok(None),
     }
 }
 
@@ -79,10 +72,9 @@ pub(crate) fn choose_now(shared: &Arc<Shared>, wish: &Wish<'_>) -> Option<Flight
 /// Whether a member besides `failed` and `last` takes calls and is connected, or may be in a moment.
 pub(crate) fn has_others(shared: &Shared, kind: Kind, failed: &[NodeKey], last: &NodeKey) -> bool {
     let store = shared.group(kind).store.load();
-    let is_there = |node: &Node| node.is_ready() || link_of(node).state() == ConnectionState::Connecting;
     store.members.iter().filter(|member| member.takes_calls()).any(|member| {
         let node = member.node();
-        node.key() != last && !failed.contains(node.key()) && is_there(node)
+        node.key() != last && !failed.contains(node.key()) && link_of(node).is_hopeful()
     })
 }
 
@@ -140,7 +132,13 @@ fn nothing(reason: Reason, wish: &Wish<'_>) -> CallError {
 }
 
 /// Waits for a member until the deadline, or until every node failed a dial since the wait began.
-async fn wait(shared: &Arc<Shared>, wish: &Wish<'_>) -> Result<Flight, CallError> {
+///
+/// # Errors
+/// See [`CallErrorKind`]: no instance, nothing known, no connection, or the deadline.
+///
+/// # Cancel safety
+/// Dropping the future gives everything back.
+pub(crate) async fn wait(shared: &Arc<Shared>, wish: &Wish<'_>) -> Result<Flight, CallError> {
     let _counted = Waiting::begin(shared)?;
     let group = shared.group(wish.kind);
     let patient = wish.options.wait_for_ready == Some(true);

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderValue, header::HeaderName};
-use meshwork_core::{headers, timeout};
+use http::{HeaderMap, HeaderValue};
+use meshwork_core::timeout;
 use tokio::time::Instant;
 
-use crate::{CallError, CallErrorKind, ClientConfig, Limit, MethodConfig};
+use crate::{CallError, CallErrorKind, ClientConfig, Limit, MethodConfig, names};
 
 /// Who set a bound.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,7 +18,7 @@ enum SetBy {
     Client,
 }
 
-/// One bound of a call.
+/// One bound of a call: when it passes, how long it was in all, who set it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Bound {
     at: Instant,
@@ -112,6 +112,11 @@ impl Bound {
         }
     }
 
+    /// Whether its origin is found by the method's path.
+    pub(crate) fn is_of_method(&self) -> bool {
+        self.by == SetBy::Method
+    }
+
     /// The error when it passed while waiting for `what`.
     pub(crate) fn passed(&self, what: &str, path: &str, config: &ClientConfig) -> CallError {
         let (total, origin) = (self.total, self.origin(path, config));
@@ -125,12 +130,6 @@ pub(crate) fn method_of<'a>(path: &str, config: &'a ClientConfig) -> Option<&'a 
         return None;
     }
     config.methods.get(path.strip_prefix('/').unwrap_or(path))
-}
-
-/// The time-out that the request's own headers ask for.
-pub(crate) fn asked_by(request: &HeaderMap) -> Option<Duration> {
-    let header = request.get(headers::GRPC_TIMEOUT).or_else(|| request.get(headers::TIMEOUT))?;
-    timeout::parse(header.to_str().ok()?)
 }
 
 /// Writes the time that is left at `now` into the headers of an attempt.
@@ -161,8 +160,8 @@ pub(crate) fn write_first(
 }
 
 fn insert(to: &mut HeaderMap, is_grpc: bool, value: HeaderValue) {
-    let name = if is_grpc { headers::GRPC_TIMEOUT } else { headers::TIMEOUT };
-    to.insert(HeaderName::from_static(name), value);
+    let name = if is_grpc { &names::GRPC_TIMEOUT } else { &names::TIMEOUT };
+    to.insert(name.clone(), value);
 }
 
 #[cfg(test)]
@@ -233,7 +232,6 @@ mod tests {
         let bound = deadline.waiting().unwrap();
         write(&mut sent, true, bound, now + 50 * MS);
         assert_eq!(sent["grpc-timeout"], "200000u");
-        assert_eq!(asked_by(&sent), Some(200 * MS));
         write_first(&mut sent, false, bound, now, "/", &config);
         assert_eq!(sent["meshwork-timeout"], "250000u");
         let usual = Deadline::new(now, &asked(), None, &config);

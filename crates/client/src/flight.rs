@@ -10,9 +10,9 @@ use meshwork_core::{Delivered, InstanceId, Seen};
 use tokio::time;
 
 use crate::{
-    CallError, CallErrorKind, Protocol,
+    CallError, CallErrorKind,
     failure::{After, Failure},
-    http1::{Http1, Place},
+    http1::Place,
     http2::{Http2, Taken},
     link::Link,
     owner,
@@ -24,7 +24,8 @@ use crate::{
 /// What the attempt runs on.
 enum Line {
     Http2(Arc<Http2>),
-    Http1(Place),
+    /// Boxed, so that HTTP/2 calls need not carry its room.
+    Http1(Box<Place>),
 }
 
 /// One attempt in flight. Dropped unfinished, it is a cancelled call.
@@ -53,42 +54,14 @@ impl Flight {
         ticket: Ticket,
         pinned: Option<&InstanceId>,
     ) -> Result<Self, Unusable> {
-        let unusable = |ticket: Ticket, why| {
-            let now = ticket.begun();
-            ticket.finish(now, Outcome::Neutral);
-            Err(why)
-        };
-        let node = Arc::clone(ticket.node());
-        let link = link_of(&node);
-        let line = match link.protocol() {
-            Protocol::Http2 => {
-                let Some(connection) = link.http2() else { return unusable(ticket, Unusable::Gone) };
-                if let (Some(pinned), Some(identity)) = (pinned, connection.identity())
-                    && pinned != identity
-                {
-                    return unusable(ticket, Unusable::Another);
-                }
-                match connection.take_stream() {
-                    Taken::One => {}
-                    Taken::Last => node.set_full(true),
-                    Taken::None => {
-                        node.set_full(true);
-                        return unusable(ticket, Unusable::Gone);
-                    }
-                }
-                shared.pulse.quicken();
-                Line::Http2(connection)
+        match take_line(shared, ticket.node(), pinned) {
+            Ok(line) => Ok(Self { shared: Arc::clone(shared), kind, ticket: Some(ticket), line }),
+            Err(why) => {
+                let now = ticket.begun();
+                ticket.finish(now, Outcome::Neutral);
+                Err(why)
             }
-            Protocol::Http1 => {
-                let place = link.http1().and_then(Http1::take);
-                if link.http1().is_none_or(|pool| pool.is_full()) {
-                    node.set_full(true);
-                }
-                let Some(place) = place else { return unusable(ticket, Unusable::Gone) };
-                Line::Http1(place)
-            }
-        };
-        Ok(Self { shared: Arc::clone(shared), kind, ticket: Some(ticket), line })
+        }
     }
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {
@@ -150,9 +123,8 @@ impl Flight {
             place.answer_ended();
         }
         if let Some(ticket) = self.ticket.take() {
-            let node = Arc::clone(ticket.node());
+            self.release(ticket.node());
             ticket.finish(self.shared.clock.now(), outcome);
-            self.release(&node);
         }
     }
 
@@ -214,11 +186,36 @@ impl Flight {
 impl Drop for Flight {
     fn drop(&mut self) {
         if let Some(ticket) = self.ticket.take() {
-            let node = Arc::clone(ticket.node());
-            drop(ticket);
-            self.release(&node);
+            self.release(ticket.node());
         }
     }
+}
+
+/// Takes a place on the connection of a node.
+fn take_line(shared: &Shared, node: &Node, pinned: Option<&InstanceId>) -> Result<Line, Unusable> {
+    let link = link_of(node);
+    if let Some(pool) = link.http1() {
+        let place = pool.take();
+        if pool.is_full() {
+            node.set_full(true);
+        }
+        return place.map(|place| Line::Http1(Box::new(place))).ok_or(Unusable::Gone);
+    }
+    let connection = link.http2().ok_or(Unusable::Gone)?;
+    if let (Some(pinned), Some(identity)) = (pinned, connection.identity())
+        && pinned != identity
+    {
+        return Err(Unusable::Another);
+    }
+    let taken = connection.take_stream();
+    if taken != Taken::One {
+        node.set_full(true);
+    }
+    if taken == Taken::None {
+        return Err(Unusable::Gone);
+    }
+    shared.pulse.quicken();
+    Ok(Line::Http2(connection))
 }
 
 /// Takes an idle connection or opens one, and exchanges on it.

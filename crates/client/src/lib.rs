@@ -24,6 +24,7 @@ mod http1;
 mod http2;
 mod io;
 mod link;
+mod names;
 mod options;
 mod owner;
 mod pulse;

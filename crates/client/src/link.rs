@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
-        atomic::{AtomicU8, AtomicU64, Ordering},
+        atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -50,6 +50,9 @@ impl ConnectionState {
     }
 }
 
+/// After so many failed dials in a row the next one is half a second away, and a retry does not wait for it.
+const HOPEFUL: u32 = 3;
+
 /// Attached to a node: its connection.
 pub(crate) struct Link {
     key: NodeKey,
@@ -61,8 +64,9 @@ pub(crate) struct Link {
     http1: Option<Arc<Http1>>,
     node: OnceLock<Weak<Node>>,
     state: AtomicU8,
-    /// Dials that failed, ever.
+    /// Dials that failed, ever, and since the last connection.
     failures: AtomicU64,
+    streak: AtomicU32,
     last_failure: Mutex<Option<Attempt>>,
     drained: Mutex<Option<InstanceId>>,
     /// Who answered last, or whom the first record named.
@@ -85,6 +89,7 @@ impl Link {
             node: OnceLock::new(),
             state: AtomicU8::new(ConnectionState::Connecting as u8),
             failures: AtomicU64::new(0),
+            streak: AtomicU32::new(0),
             last_failure: Mutex::default(),
             drained: Mutex::default(),
             nudge: Notify::new(),
@@ -159,10 +164,20 @@ impl Link {
         self.state.store(state as u8, Ordering::Relaxed);
     }
 
+    /// Whether it has a connection or is likely to have one within a moment.
+    pub(crate) fn is_hopeful(&self) -> bool {
+        match self.state() {
+            ConnectionState::Connected | ConnectionState::Connecting => true,
+            ConnectionState::BackingOff => self.streak.load(Ordering::Relaxed) <= HOPEFUL,
+            ConnectionState::Another | ConnectionState::Draining => false,
+        }
+    }
+
     /// Publishes a connection (HTTP/2) or that one can be had (HTTP/1.1).
     pub(crate) fn publish(&self, http2: Option<Arc<Http2>>) {
         self.http2.store(http2);
         self.set_state(ConnectionState::Connected);
+        self.streak.store(0, Ordering::Relaxed);
         if let Some(node) = self.node() {
             node.set_full(false);
             node.set_ready(true);
@@ -224,6 +239,7 @@ impl Link {
         };
         *lock(&self.last_failure) = Some(attempt);
         self.failures.fetch_add(1, Ordering::Relaxed);
+        self.streak.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Dials that failed, ever.

@@ -9,9 +9,8 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use http::HeaderMap;
 use meshwork_balance::{Member, Peers, Picker};
-use meshwork_core::{Error, ErrorKind, ServiceName, Watch, headers};
+use meshwork_core::{Error, ErrorKind, ServiceName, Watch};
 use tokio::{
     sync::{Notify, Semaphore},
     time::Instant,
@@ -31,12 +30,6 @@ pub(crate) enum Kind {
 
 impl Kind {
     pub(crate) const ALL: [Self; 2] = [Self::Grpc, Self::Http];
-
-    /// By the content type of a request.
-    pub(crate) fn of(request: &HeaderMap) -> Self {
-        let content_type = request.get(http::header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
-        if content_type.is_some_and(headers::is_grpc) { Self::Grpc } else { Self::Http }
-    }
 }
 
 /// The members of one kind and their picker: always stored together.

@@ -12,14 +12,10 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{
-    HeaderMap, HeaderValue, Method, Request, Response, Version,
-    header::{self, HeaderName},
-    request::Parts,
-};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, Version, header, request::Parts};
 use hyper::body::Incoming;
 use meshwork_balance::{Node, NodeKey, Outcome};
-use meshwork_core::{BoxError, Context, Delivered, Priority, Verdict, headers};
+use meshwork_core::{BoxError, Context, Delivered, Priority, Verdict, headers, timeout};
 use tokio::time::{self, Instant};
 
 use crate::{
@@ -29,6 +25,7 @@ use crate::{
     deadline::{self, Asked, Bound, Deadline, method_of},
     failure::Failure,
     flight::{Flight, link_of},
+    names,
     recovery::{Allowed, Next, Recovery, Trouble},
     shared::{Kind, Shared},
     upload::{Outbound, Upload},
@@ -66,7 +63,7 @@ impl Inherited {
 }
 
 /// One call between its attempts.
-struct Call {
+pub(crate) struct Call {
     shared: Arc<Shared>,
     options: Arc<CallOptions>,
     kind: Kind,
@@ -87,30 +84,33 @@ struct Call {
     recovery: Recovery,
 }
 
+/// What the headers of a request say of the call.
+struct Said {
+    kind: Kind,
+    timeout: Option<Duration>,
+    traced: bool,
+}
+
 /// What one attempt came to.
 enum Came {
     Answer(Response<Body>),
     /// An answer by which the node says that it cannot serve; the flight is still open.
     Unavailable(Response<Incoming>, Flight, Option<Outcome>, Unavailable),
-    Failed(Failure),
-    Over(CallError),
+    Failed(Failure, Arc<Node>),
+    Over(CallError, Arc<Node>),
 }
 
-/// Makes a call. `_keep` lives as long as it: the connections end with the last channel, and a call that
-/// outlives its channel needs them.
+/// Begins a call: all that needs no waiting.
 ///
 /// # Errors
-/// [`CallError`] with every attempt that was made.
-///
-/// # Cancel safety
-/// Dropping the future cancels the call.
-pub(crate) async fn call<B, K>(
+/// [`Invalid`](CallErrorKind::Invalid) when it cannot be made as it was asked,
+/// [`Deadline`](CallErrorKind::Deadline) when it has no time left.
+pub(crate) fn begin<B>(
     shared: Arc<Shared>,
     options: Arc<CallOptions>,
-    inherited: Inherited,
+    inherited: &Inherited,
     request: Request<B>,
-    _keep: K,
-) -> Result<Response<Body>, CallError>
+) -> Result<Call, CallError>
 where
     B: http_body::Body<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
@@ -121,43 +121,44 @@ where
     }
     let begun = Instant::now();
     let (mut head, body) = request.into_parts();
-    let kind = Kind::of(&head.headers);
-    shared.want(kind);
+    let said = Said::by(&head.headers);
+    shared.want(said.kind);
     shared.budget.called(begun);
 
     // 1. context and deadline
-    let method = method_of(head.uri.path(), &shared.config);
-    let asked = Asked {
-        inherited: inherited.deadline,
-        header: deadline::asked_by(&head.headers),
-        option: options.timeout,
-    };
+    let path = head.uri.path();
+    let method = method_of(path, &shared.config);
+    let asked = Asked { inherited: inherited.deadline, header: said.timeout, option: options.timeout };
     let deadline = Deadline::new(begun, &asked, method, &shared.config);
     if let Some(bound) = deadline.waiting().filter(|bound| bound.at() <= begun) {
-        let passed = bound.passed("time left", head.uri.path(), &shared.config);
-        return Err(passed.with_service(&shared.service));
+        return Err(bound.passed("time left", path, &shared.config).with_service(&shared.service));
     }
-    let idempotent = options
-        .idempotent
-        .unwrap_or_else(|| method.is_some_and(|method| method.idempotent) || is_safe(kind, &head.method));
-    write_context(&mut head.headers, &options, &inherited);
+    let idempotent = options.idempotent.unwrap_or_else(|| {
+        method.is_some_and(|method| method.idempotent) || is_safe(said.kind, &head.method)
+    });
 
     // 2. reading the body ahead
-    let upload = Upload::read_ahead(body).await.map_err(|error| {
+    let upload = Upload::read_ahead(body).map_err(|error| {
         CallError::new(CallErrorKind::Invalid, "reading the body of the request")
             .with_source(error)
             .with_service(&shared.service)
     })?;
+    // Written before the headers are copied for an attempt: a copy has no room for more.
+    if let Some(bound) = deadline.exchange(upload.is_stream()) {
+        let (is_grpc, config) = (said.kind == Kind::Grpc, &shared.config);
+        deadline::write_first(&mut head.headers, is_grpc, bound, begun, head.uri.path(), config);
+    }
+    write_context(&mut head.headers, &said, &options, inherited);
     let allowed = Allowed {
         idempotent,
         kept: upload.is_kept(),
         nested: inherited.attempt > 0,
         attempts: shared.config.retry.attempts,
     };
-    let mut call = Call {
+    Ok(Call {
         shared,
         options,
-        kind,
+        kind: said.kind,
         head,
         upload,
         deadline,
@@ -169,8 +170,24 @@ where
         attempts: Vec::new(),
         delivered: Delivered::No,
         recovery: Recovery::default(),
-    };
-    call.run().await
+    })
+}
+
+impl Said {
+    /// In one pass.
+    fn by(request: &HeaderMap) -> Self {
+        let mut said = Self { kind: Kind::Http, timeout: None, traced: false };
+        let timeout = |value: &HeaderValue| value.to_str().ok().and_then(timeout::parse);
+        for (name, value) in request {
+            match name.as_str() {
+                "content-type" if value.to_str().is_ok_and(headers::is_grpc) => said.kind = Kind::Grpc,
+                headers::GRPC_TIMEOUT | headers::TIMEOUT => said.timeout = timeout(value).or(said.timeout),
+                headers::TRACEPARENT => said.traced = true,
+                _ => {}
+            }
+        }
+        said
+    }
 }
 
 /// Whether the method of a plain call promises that it may run twice.
@@ -179,46 +196,60 @@ fn is_safe(kind: Kind, method: &Method) -> bool {
 }
 
 /// What travels with every attempt.
-fn write_context(to: &mut HeaderMap, options: &CallOptions, inherited: &Inherited) {
+fn write_context(to: &mut HeaderMap, said: &Said, options: &CallOptions, inherited: &Inherited) {
     let priority = options.priority.unwrap_or(inherited.priority);
     if priority != Priority::Normal {
-        to.insert(HeaderName::from_static(headers::PRIORITY), HeaderValue::from_static(priority.as_str()));
+        to.insert(names::PRIORITY.clone(), HeaderValue::from_static(priority.as_str()));
     }
     if let Some(lane) = options.lane.as_ref().or(inherited.lane.as_ref())
         && let Ok(lane) = HeaderValue::from_str(lane)
     {
-        to.insert(HeaderName::from_static(headers::LANE), lane);
+        to.insert(names::LANE.clone(), lane);
     }
-    if let Some(trace) = &inherited.trace
-        && !to.contains_key(headers::TRACEPARENT)
+    if let Some(trace) = inherited.trace.as_ref().filter(|_| !said.traced)
         && let Ok(trace) = HeaderValue::from_str(trace)
     {
-        to.insert(HeaderName::from_static(headers::TRACEPARENT), trace);
+        to.insert(names::TRACEPARENT.clone(), trace);
     }
 }
 
 impl Call {
-    // 3. recovery
-    async fn run(&mut self) -> Result<Response<Body>, CallError> {
+    /// Makes it. `_keep` lives as long as it: the connections end with the last channel, and a call that
+    /// outlives its channel needs them.
+    ///
+    /// # Errors
+    /// [`CallError`] with every attempt that was made.
+    ///
+    /// # Cancel safety
+    /// Dropping the future cancels the call.
+    pub(crate) async fn run<K>(mut self, _keep: K) -> Result<Response<Body>, CallError> {
+        // 3. recovery
         let mut insist = false;
         let mut chosen = None;
         loop {
             // 4. pick
             let (flight, began) = match chosen.take() {
                 Some(chosen) => chosen,
-                None => match self.choose(insist).await {
-                    Ok(chosen) => chosen,
-                    Err(error) => return Err(self.over(error)),
-                },
+                None => {
+                    let now = if self.attempts.is_empty() { self.begun } else { Instant::now() };
+                    match choose::at_once(&self.shared, &self.wish(insist), now) {
+                        Ok(Some(flight)) => (flight, now),
+                        // Boxed, so that calls which need not wait do not carry its room.
+                        Ok(None) => match Box::pin(choose::wait(&self.shared, &self.wish(insist))).await {
+                            Ok(flight) => (flight, Instant::now()),
+                            Err(error) => return Err(self.over(error)),
+                        },
+                        Err(error) => return Err(self.over(error)),
+                    }
+                }
             };
-            let node = flight.node();
             let next = match self.attempt(flight, began).await {
                 Came::Answer(answer) => return Ok(answer),
-                Came::Over(error) => {
+                Came::Over(error, node) => {
                     self.note(&node, AttemptPhase::Exchange, began, "no answer", "the call's time is over");
                     return Err(self.over(error));
                 }
-                Came::Failed(failure) => {
+                Came::Failed(failure, node) => {
                     let next = self.after(&Trouble::of(&failure, self.left()), &node);
                     self.note(&node, failure.phase, began, &failure.code, next.words());
                     if let Next::Stop(_) = next {
@@ -232,6 +263,7 @@ impl Call {
                     next
                 }
                 Came::Unavailable(answer, flight, verdict, unavailable) => {
+                    let node = flight.node();
                     let next = self.after(&Trouble::unavailable(&unavailable, self.left()), &node);
                     self.note(&node, AttemptPhase::Exchange, began, &unavailable.code, next.words());
                     let Next::Retry(pause) = next else { return Ok(self.answer(answer, flight, verdict)) };
@@ -270,11 +302,6 @@ impl Call {
         }
     }
 
-    async fn choose(&self, insist: bool) -> Result<(Flight, Instant), CallError> {
-        let now = if self.attempts.is_empty() { self.begun } else { Instant::now() };
-        choose::choose(&self.shared, &self.wish(insist), now).await
-    }
-
     fn wish(&self, insist: bool) -> Wish<'_> {
         Wish {
             kind: self.kind,
@@ -288,9 +315,17 @@ impl Call {
 
     // 5. attempt time-out, and 6. ticket and exchange
     async fn attempt(&self, mut flight: Flight, now: Instant) -> Came {
-        let Some(body) = self.upload.attempt(self.kind == Kind::Http).await else {
-            flight.finish(Outcome::Neutral, false);
-            return Came::Failed(Failure::spent());
+        let exact = self.kind == Kind::Http;
+        let body = match self.upload.whole(exact) {
+            Some(body) => body,
+            None => match Box::pin(self.upload.attempt(exact)).await {
+                Some(body) => body,
+                None => {
+                    let node = flight.node();
+                    flight.finish(Outcome::Neutral, false);
+                    return Came::Failed(Failure::spent(), node);
+                }
+            },
         };
         let bound = self.deadline.exchange(self.upload.is_stream());
         let request = self.request(&flight, body, bound, now);
@@ -307,14 +342,16 @@ impl Call {
         let answer = match exchanged {
             Ok(answer) => answer,
             Err(failure) => {
+                let node = flight.node();
                 flight.fail(&failure);
-                return Came::Failed(failure);
+                return Came::Failed(failure, node);
             }
         };
         match verdict::of_head(self.kind, &answer) {
             Head::Refused(failure, why) => {
+                let node = flight.node();
                 flight.refused(&failure, why);
-                Came::Failed(failure)
+                Came::Failed(failure, node)
             }
             Head::Answer { verdict, unavailable: Some(unavailable) } => {
                 Came::Unavailable(answer, flight, verdict, unavailable)
@@ -337,6 +374,7 @@ impl Call {
         bound: Option<&Bound>,
         limit: Option<Duration>,
     ) -> Came {
+        let node = flight.node();
         match bound.filter(|bound| bound.at() <= at) {
             Some(bound) => {
                 // The rest of a call's time may be too short for any node.
@@ -344,18 +382,17 @@ impl Call {
                 let is_fair = had >= FAIR_TIME && had >= self.begun.elapsed() / 2;
                 flight.timed_out(is_fair);
                 let error = bound.passed("answer", self.head.uri.path(), &self.shared.config);
-                Came::Over(error.delivered_maybe())
+                Came::Over(error.delivered_maybe(), node)
             }
             None => {
                 flight.timed_out(true);
-                Came::Failed(Failure::attempt_timeout(limit.unwrap_or_default()))
+                Came::Failed(Failure::attempt_timeout(limit.unwrap_or_default()), node)
             }
         }
     }
 
     fn answer(&self, answer: Response<Incoming>, flight: Flight, verdict: Option<Outcome>) -> Response<Body> {
-        let until =
-            self.deadline.body().map(|bound| Until::new(*bound, self.head.uri.path_and_query().cloned()));
+        let until = self.deadline.body().map(|bound| Until::new(*bound, self.head.uri.path()));
         answer.map(|incoming| Body::new(incoming, flight, verdict, until))
     }
 
@@ -373,24 +410,20 @@ impl Call {
         *request.method_mut() = self.head.method.clone();
         let fields = request.headers_mut();
         *fields = self.head.headers.clone();
-        let is_grpc = self.kind == Kind::Grpc;
-        if let Some(bound) = bound {
-            if self.attempts.is_empty() {
-                let path = self.head.uri.path();
-                deadline::write_first(fields, is_grpc, bound, now, path, &self.shared.config);
-            } else {
-                deadline::write(fields, is_grpc, bound, now);
-            }
+        if let Some(bound) = bound
+            && now != self.begun
+        {
+            deadline::write(fields, self.kind == Kind::Grpc, bound, now);
         }
         let attempt = self.attempt.saturating_add(u32::from(self.recovery.retries()));
         if attempt > 0 {
-            fields.insert(HeaderName::from_static(headers::ATTEMPT), HeaderValue::from(attempt));
+            fields.insert(names::ATTEMPT.clone(), HeaderValue::from(attempt));
         }
         if let Some(id) = &self.options.instance
             && link.record().is_native()
             && let Ok(to) = HeaderValue::try_from(format!("{}/{id}", self.shared.service))
         {
-            fields.insert(HeaderName::from_static(headers::TO), to);
+            fields.insert(names::TO.clone(), to);
         }
         let uri = target.uri_of(&self.head.uri);
         match link.protocol() {
@@ -450,7 +483,7 @@ mod tests {
         let service = ServiceName::new("users").unwrap();
         let shared = Shared::new(service, watch, crate::ClientConfig::default());
         let request = Request::new(Full::new(Bytes::new()));
-        let call = call(shared, Arc::default(), Inherited::default(), request, ());
-        assert!(size_of_val(&call) <= 3 * 1024, "{}", size_of_val(&call));
+        let call = begin(shared, Arc::default(), &Inherited::default(), request).unwrap().run(());
+        assert!(size_of_val(&call) <= 2304, "{}", size_of_val(&call));
     }
 }

@@ -5,10 +5,9 @@
 
 use std::{
     fmt,
-    future::poll_fn,
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
-    task::{Context, Poll},
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
@@ -20,6 +19,8 @@ use tokio::{sync::Notify, time};
 
 /// The most bytes that are read ahead and kept for a retry.
 pub(crate) const MAX_KEPT: usize = 64 * 1024;
+/// The most frames that are read ahead.
+const MAX_FRAMES: usize = 64;
 /// How long a re-route waits for a stream that the failed connection still holds.
 const GIVEN_BACK_WITHIN: Duration = Duration::from_millis(100);
 
@@ -41,11 +42,12 @@ pub(crate) struct Home {
 }
 
 impl Upload {
-    /// Reads ahead what is there at once, at most about 64 KiB.
+    /// Reads ahead what is there at once, at most about 64 KiB. It is polled without a waker: what is not
+    /// there yet is polled again by whoever sends it.
     ///
     /// # Errors
     /// That of the body.
-    pub(crate) async fn read_ahead<B>(body: B) -> Result<Self, BoxError>
+    pub(crate) fn read_ahead<B>(body: B) -> Result<Self, BoxError>
     where
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
@@ -55,34 +57,34 @@ impl Upload {
         }
         let mut body = Box::pin(body);
         let mut ahead = Ahead::None;
-        let ended = poll_fn(|cx| {
-            loop {
-                match body.as_mut().poll_frame(cx) {
-                    Poll::Pending => return Poll::Ready(Ok(None)),
-                    Poll::Ready(None) => return Poll::Ready(Ok(Some(None))),
-                    Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(error.into())),
-                    Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
-                        Ok(data) => {
-                            if ahead.push(data) > MAX_KEPT && !body.is_end_stream() {
-                                return Poll::Ready(Ok(None));
-                            }
-                        }
-                        Err(other) => return Poll::Ready(Ok(Some(other.into_trailers().ok().map(Arc::new)))),
-                    },
+        let mut cx = Context::from_waker(Waker::noop());
+        for _ in 0..MAX_FRAMES {
+            let frame = match body.as_mut().poll_frame(&mut cx) {
+                Poll::Pending => break,
+                Poll::Ready(None) => return Ok(Self::Whole { data: ahead.into_bytes(), trailers: None }),
+                Poll::Ready(Some(Err(error))) => return Err(error.into()),
+                Poll::Ready(Some(Ok(frame))) => frame,
+            };
+            match frame.into_data() {
+                Ok(data) => {
+                    let all = ahead.push(data);
+                    if body.is_end_stream() {
+                        return Ok(Self::Whole { data: ahead.into_bytes(), trailers: None });
+                    }
+                    if all > MAX_KEPT {
+                        break;
+                    }
+                }
+                Err(other) => {
+                    let trailers = other.into_trailers().ok().map(Arc::new);
+                    return Ok(Self::Whole { data: ahead.into_bytes(), trailers });
                 }
             }
-        })
-        .await?;
-        let prefix = ahead.into_bytes();
-        Ok(match ended {
-            Some(trailers) => Self::Whole { data: prefix, trailers },
-            None => {
-                let rest = body.size_hint().exact();
-                let tail: Tail = Box::pin(Boxed(body));
-                let home = Home { tail: Mutex::new(Some(tail)), back: Notify::new() };
-                Self::Stream { prefix, home: Arc::new(home), rest }
-            }
-        })
+        }
+        let rest = body.size_hint().exact();
+        let tail: Tail = Box::pin(Boxed(body));
+        let home = Home { tail: Mutex::new(Some(tail)), back: Notify::new() };
+        Ok(Self::Stream { prefix: ahead.into_bytes(), home: Arc::new(home), rest })
     }
 
     /// Whether it is a stream.
@@ -95,26 +97,31 @@ impl Upload {
         matches!(self, Self::Whole { data, .. } if data.len() <= MAX_KEPT)
     }
 
-    /// The body for one attempt; `None` when a stream was partly sent. `exact`: whether its length may be
-    /// told, which makes a `content-length`.
-    ///
-    /// # Cancel safety
-    /// Dropping the future loses nothing.
-    pub(crate) async fn attempt(&self, exact: bool) -> Option<Outbound> {
+    /// The body for one attempt, unless it is a stream. `exact`: whether its length may be told, which makes
+    /// a `content-length`.
+    pub(crate) fn whole(&self, exact: bool) -> Option<Outbound> {
         match self {
             Self::Whole { data, trailers } => {
                 let data = (!data.is_empty()).then(|| data.clone());
                 Some(Outbound(Part::Whole { data, trailers: trailers.clone(), exact }))
             }
+            Self::Stream { .. } => None,
+        }
+    }
+
+    /// The body for one attempt; `None` when a stream was partly sent. `exact` as in [`whole`](Self::whole).
+    ///
+    /// # Cancel safety
+    /// Dropping the future loses nothing.
+    pub(crate) async fn attempt(&self, exact: bool) -> Option<Outbound> {
+        match self {
+            Self::Whole { .. } => self.whole(exact),
             Self::Stream { prefix, home, rest } => {
-                let tail = Box::pin(home.take()).await?;
-                let rest = rest.filter(|_| exact);
+                let tail = home.take().await?;
+                let lent = Lent { tail: Some(tail), used: false, home: Arc::clone(home) };
                 let prefix = (!prefix.is_empty()).then(|| prefix.clone());
-                Some(Outbound(Part::Stream {
-                    prefix,
-                    tail: Lent { tail: Some(tail), used: false, home: Arc::clone(home) },
-                    rest,
-                }))
+                let stream = Streamed { prefix, tail: lent, rest: rest.filter(|_| exact) };
+                Some(Outbound(Part::Stream(Box::new(stream))))
             }
         }
     }
@@ -225,8 +232,19 @@ impl Drop for Lent {
 pub(crate) struct Outbound(Part);
 
 enum Part {
-    Whole { data: Option<Bytes>, trailers: Option<Arc<HeaderMap>>, exact: bool },
-    Stream { prefix: Option<Bytes>, tail: Lent, rest: Option<u64> },
+    Whole {
+        data: Option<Bytes>,
+        trailers: Option<Arc<HeaderMap>>,
+        exact: bool,
+    },
+    /// Boxed, so that the body of most requests is small.
+    Stream(Box<Streamed>),
+}
+
+struct Streamed {
+    prefix: Option<Bytes>,
+    tail: Lent,
+    rest: Option<u64>,
 }
 
 impl Outbound {
@@ -249,7 +267,8 @@ impl Body for Outbound {
                 Some(data) => Some(Ok(Frame::data(data))),
                 None => trailers.take().map(|trailers| Ok(Frame::trailers((*trailers).clone()))),
             }),
-            Part::Stream { prefix, tail, .. } => {
+            Part::Stream(streamed) => {
+                let Streamed { prefix, tail, .. } = &mut **streamed;
                 if let Some(data) = prefix.take() {
                     return Poll::Ready(Some(Ok(Frame::data(data))));
                 }
@@ -264,8 +283,9 @@ impl Body for Outbound {
     fn is_end_stream(&self) -> bool {
         match &self.0 {
             Part::Whole { data, trailers, .. } => data.is_none() && trailers.is_none(),
-            Part::Stream { prefix, tail, .. } => {
-                prefix.is_none() && tail.tail.as_ref().is_none_or(|tail| tail.is_end_stream())
+            Part::Stream(streamed) => {
+                let tail = streamed.tail.tail.as_ref();
+                streamed.prefix.is_none() && tail.is_none_or(|tail| tail.is_end_stream())
             }
         }
     }
@@ -276,10 +296,10 @@ impl Body for Outbound {
                 SizeHint::with_exact(data.as_ref().map_or(0, |data| data.len() as u64))
             }
             Part::Whole { .. } => SizeHint::new(),
-            Part::Stream { prefix, rest, .. } => {
+            Part::Stream(streamed) => {
                 // Only a body whose whole length is known tells it.
-                let ahead = prefix.as_ref().map_or(0, |prefix| prefix.len() as u64);
-                rest.map_or_else(SizeHint::new, |rest| SizeHint::with_exact(rest + ahead))
+                let ahead = streamed.prefix.as_ref().map_or(0, |prefix| prefix.len() as u64);
+                streamed.rest.map_or_else(SizeHint::new, |rest| SizeHint::with_exact(rest + ahead))
             }
         }
     }
@@ -289,7 +309,7 @@ impl fmt::Debug for Outbound {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.0 {
             Part::Whole { .. } => "Outbound(whole)",
-            Part::Stream { .. } => "Outbound(stream)",
+            Part::Stream(_) => "Outbound(stream)",
         })
     }
 }
@@ -315,7 +335,7 @@ mod tests {
 
     #[tokio::test]
     async fn one_frame_is_shared_by_all_attempts_and_ends_with_its_frame() {
-        let upload = Upload::read_ahead(Full::new(Bytes::from_static(b"hello"))).await.unwrap();
+        let upload = Upload::read_ahead(Full::new(Bytes::from_static(b"hello"))).unwrap();
         assert!(upload.is_kept());
         for _ in 0..2 {
             let mut body = upload.attempt(false).await.unwrap();
@@ -333,7 +353,7 @@ mod tests {
         send(&frames, "one ").await;
         send(&frames, "two").await;
         drop(frames);
-        let upload = Upload::read_ahead(body).await.unwrap();
+        let upload = Upload::read_ahead(body).unwrap();
         assert!(!upload.is_stream());
         let sent = upload.attempt(true).await.unwrap().collect().await.unwrap();
         assert_eq!(sent.to_bytes(), "one two");
@@ -343,7 +363,7 @@ mod tests {
     async fn a_stream_can_be_sent_again_until_its_first_late_byte_left() {
         let (frames, body) = stream();
         send(&frames, "early ").await;
-        let upload = Upload::read_ahead(body).await.unwrap();
+        let upload = Upload::read_ahead(body).unwrap();
         assert!(upload.is_stream() && !upload.is_kept());
 
         let mut first = upload.attempt(false).await.unwrap();
@@ -361,7 +381,7 @@ mod tests {
     #[tokio::test]
     async fn a_stream_still_held_by_a_dying_connection_is_waited_for() {
         let (_frames, body) = stream();
-        let upload = Upload::read_ahead(body).await.unwrap();
+        let upload = Upload::read_ahead(body).unwrap();
         let held = upload.attempt(false).await.unwrap();
         let (again, ()) = tokio::join!(upload.attempt(false), async {
             tokio::task::yield_now().await;

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use http::{HeaderMap, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use meshwork_balance::Outcome;
 use meshwork_core::headers;
 
@@ -61,41 +61,45 @@ pub(crate) enum Pushback {
     Never,
 }
 
-/// Reads the head of an answer.
+/// Reads the head of an answer, in one pass over its headers.
 pub(crate) fn of_head<B>(kind: Kind, answer: &Response<B>) -> Head {
-    if let Some(word) = answer.headers().get(headers::REFUSED) {
-        let word = word.to_str().unwrap_or("unreadable");
-        return match word {
-            headers::REFUSED_DRAINING => Head::Refused(Failure::refused(word), Why::Draining),
-            headers::REFUSED_MISDIRECTED => Head::Refused(Failure::refused(word), Why::Misdirected),
-            _ => {
-                let pause = match pushback(answer.headers()) {
-                    Pushback::After(pause) => Some(pause),
-                    Pushback::Silent | Pushback::Never => None,
-                };
-                Head::Refused(Failure::overloaded(pause), Why::Overloaded)
-            }
-        };
+    let (mut refused, mut code) = (None, None);
+    for (name, value) in answer.headers() {
+        match name.as_str() {
+            headers::REFUSED => refused = Some(value),
+            GRPC_STATUS => code = Some(code_of(value)),
+            _ => {}
+        }
+    }
+    if let Some(word) = refused {
+        return of_refusal(word, answer.headers());
     }
     let status = answer.status();
     if kind == Kind::Grpc && status == StatusCode::OK {
-        let code = grpc_status(answer.headers());
-        return Head::Answer {
-            verdict: code.map(of_code),
-            unavailable: (code == Some(UNAVAILABLE)).then(|| Unavailable {
-                code: "grpc-status 14".to_owned(),
-                pushback: pushback(answer.headers()),
-            }),
-        };
+        let unavailable = (code == Some(UNAVAILABLE))
+            .then(|| Unavailable { code: "grpc-status 14".to_owned(), pushback: pushback(answer.headers()) });
+        return Head::Answer { verdict: code.map(of_code), unavailable };
     }
     let unavailable = matches!(
         status,
         StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT
     );
-    Head::Answer {
-        verdict: Some(of_status(status)),
-        unavailable: unavailable
-            .then(|| Unavailable { code: status.as_str().to_owned(), pushback: pushback(answer.headers()) }),
+    let unavailable = unavailable
+        .then(|| Unavailable { code: status.as_str().to_owned(), pushback: pushback(answer.headers()) });
+    Head::Answer { verdict: Some(of_status(status)), unavailable }
+}
+
+fn of_refusal(word: &HeaderValue, answer: &HeaderMap) -> Head {
+    match word.to_str().unwrap_or("unreadable") {
+        word @ headers::REFUSED_DRAINING => Head::Refused(Failure::refused(word), Why::Draining),
+        word @ headers::REFUSED_MISDIRECTED => Head::Refused(Failure::refused(word), Why::Misdirected),
+        _ => {
+            let pause = match pushback(answer) {
+                Pushback::After(pause) => Some(pause),
+                Pushback::Silent | Pushback::Never => None,
+            };
+            Head::Refused(Failure::overloaded(pause), Why::Overloaded)
+        }
     }
 }
 
@@ -105,7 +109,11 @@ pub(crate) fn of_trailers(trailers: &HeaderMap) -> Outcome {
 }
 
 fn grpc_status(of: &HeaderMap) -> Option<u16> {
-    of.get(GRPC_STATUS).map(|value| value.to_str().ok().and_then(|code| code.parse().ok()).unwrap_or(UNKNOWN))
+    of.iter().find(|(name, _)| name.as_str() == GRPC_STATUS).map(|(_, value)| code_of(value))
+}
+
+fn code_of(value: &HeaderValue) -> u16 {
+    value.to_str().ok().and_then(|code| code.parse().ok()).unwrap_or(UNKNOWN)
 }
 
 fn of_code(code: u16) -> Outcome {
