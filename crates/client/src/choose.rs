@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use meshwork_balance::{Hint, Member, Node, NodeKey, Outcome, Pick, Picked, Reason};
+use meshwork_balance::{Hint, Member, NodeKey, Outcome, Pick, Picked, Reason};
 use tokio::time::{self, Instant};
 
 use crate::{
