@@ -18,6 +18,7 @@ mod outage;
 mod pilot;
 pub mod reflector;
 pub mod registrar;
+mod shield;
 mod stats;
 mod target;
 

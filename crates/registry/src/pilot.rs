@@ -12,7 +12,7 @@ use meshwork_core::{Drive, ErrorChain, Task};
 use tokio::time::{self, Instant};
 use tokio_util::sync::CancellationToken;
 
-use crate::{Dice, Healing, Stats, backoff::Backoff};
+use crate::{Dice, Healing, Stats, backoff::Backoff, shield::shield};
 
 /// A claim lost this soon after the drive ended was lost with the registry, not for a reason of its own.
 const TOGETHER: Duration = Duration::from_secs(2);
@@ -85,7 +85,8 @@ async fn drive<B: Drive>(
     let mut backoff = Backoff::new();
     loop {
         backoff.works(Instant::now());
-        let error = backend.drive().await;
+        let driven = shield(backend.drive(), || "driving the registry".to_owned()).await;
+        let error = driven.unwrap_or_else(|panicked| panicked);
         let now = Instant::now();
         let lost = now.duration_since(health.began).as_millis() as u64;
         health.lost.store(lost + 1, Relaxed);

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::{refusals::Refusals, tombstones::Tombstones};
 use crate::guard::{Absence, Removals};
 
-/// With more new ids than this at once, one merge is cheaper than single insertions.
+/// With more ids than this at once, walking both sorted lists is cheaper than searching for each.
 const FEW: usize = 16;
 
 #[derive(Debug)]
@@ -121,15 +121,24 @@ impl Records {
 
     fn put_all(&mut self, put: Vec<Arc<Instance>>) -> Applied {
         let mut applied = Applied::default();
-        let mut new = Vec::new();
+        let put = sorted_once(put);
+        let walks = put.len() > FEW;
+        let (mut new, mut reached) = (Vec::new(), 0);
         for instance in put {
-            match self.find(&instance.id) {
-                Ok(place) => applied.changed |= self.replace(place, instance),
-                Err(_) if self.gone.contains(&instance.id) => {}
-                Err(_) => new.push(instance),
+            let place = if walks {
+                while self.sorted.get(reached).is_some_and(|known| known.id < instance.id) {
+                    reached += 1;
+                }
+                self.sorted.get(reached).filter(|known| known.id == instance.id).map(|_| reached)
+            } else {
+                self.find(&instance.id).ok()
+            };
+            match place {
+                Some(place) => applied.changed |= self.replace(place, instance),
+                None if self.gone.contains(&instance.id) => {}
+                None => new.push(instance),
             }
         }
-        let new = sorted_once(new);
         let before = self.sorted.len();
         let few = new.len() <= FEW;
         for instance in new {

@@ -14,7 +14,7 @@ use super::{
     Action, Event, Publication, Reflector, Told,
     topic::{Observations, Topic, Topics},
 };
-use crate::{Line, engine::Engine, pilot::Flight};
+use crate::{Line, engine::Engine, pilot::Flight, shield::shield};
 
 /// A watch on what `query` finds.
 pub(crate) fn watch<B: Source>(engine: &Arc<Engine<B>>, topics: &Arc<Topics>, query: &Query) -> Watch {
@@ -169,15 +169,16 @@ impl Feed {
             let permit = permit.as_mut().await;
             *turn = Turn::Reading(permit, Instant::now() + *list_timeout);
         }
+        let told = shield(changes.next(), || format!("watching `{query}`"));
         let item = match turn {
-            Turn::Reading(_, deadline) => match time::timeout_at(*deadline, changes.next()).await {
-                Ok(item) => item,
+            Turn::Reading(_, deadline) => match time::timeout_at(*deadline, told).await {
+                Ok(told) => told.unwrap_or_else(|panicked| Some(Err(panicked))),
                 Err(_elapsed) => {
                     let text = format!("listing `{query}`: no complete answer in time");
                     Some(Err(Error::unavailable(text)))
                 }
             },
-            _ => changes.next().await,
+            _ => told.await.unwrap_or_else(|panicked| Some(Err(panicked))),
         };
         match item {
             Some(Ok(change)) => {

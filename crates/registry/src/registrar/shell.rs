@@ -14,7 +14,7 @@ use tokio::{
 };
 
 use super::{Action, Event, Registrar, Told, Work};
-use crate::{Line, engine::Engine, pilot::Flight};
+use crate::{Line, engine::Engine, pilot::Flight, shield::shield};
 
 /// A shorter standstill is the scheduler's, whatever the time to live.
 const LEAST_PAUSE: Duration = Duration::from_secs(1);
@@ -107,7 +107,8 @@ impl<B: Announcer> Keeper<B> {
                     biased;
                     () = changes(wishes, fed) => return None,
                     gap = standstill(limit) => Event::Paused(gap),
-                    error = backend.hold(claim) => {
+                    held = shield(backend.hold(claim), || format!("holding `{}`", fed.instance.id)) => {
+                        let error = held.unwrap_or_else(|panicked| panicked);
                         let registry_away =
                             self.flight.as_ref().is_some_and(|flight| flight.is_away(Instant::now()));
                         self.engine.stats.claims_lost.add(1);
@@ -217,8 +218,9 @@ async fn within(
     instance: &Instance,
     request: impl Future<Output = Result<(), Error>>,
 ) -> Result<(), Arc<Error>> {
+    let request = shield(request, || format!("{doing} `{}`", instance.id));
     match time::timeout(limit, request).await {
-        Ok(result) => result.map_err(Arc::new),
+        Ok(result) => result.and_then(|result| result).map_err(Arc::new),
         Err(_elapsed) => {
             let text = format!("{doing} `{}`: no answer within {limit:.1?}", instance.id);
             Err(Arc::new(Error::unavailable(text)))

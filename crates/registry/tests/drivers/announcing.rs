@@ -2,7 +2,7 @@
 
 use std::{sync::atomic::Ordering::SeqCst, time::Duration};
 
-use meshwork_core::{ErrorKind, Registration, RegistrationState, Registry, Status};
+use meshwork_core::{Discovery, ErrorKind, Registration, RegistrationState, Registry, Status};
 use meshwork_registry::{Driven, DriverOptions};
 use tokio::time::{Instant, advance, sleep};
 
@@ -130,6 +130,20 @@ async fn an_announcer_that_notes_nothing_is_a_fault_not_a_success() {
     driven.backend().drops_claims.store(true, SeqCst);
     let registration = driven.register(instance(&service("users")));
     assert_eq!(registration.live().await.unwrap_err().kind(), ErrorKind::Unsupported);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_backend_that_panics_is_an_alarm_and_asked_again() {
+    let driven = driven(Answer::Panic);
+    let registration = driven.register(instance(&service("users")));
+    let watch = driven.watch(&service("users").into());
+    let cause = registration.live().await.unwrap_err();
+    assert_eq!(cause.kind(), ErrorKind::Protocol);
+    assert_eq!(cause.to_string(), "claiming `users-1`: the backend panicked");
+    eventually("the view's cause", || watch.latest().staleness().cause().is_some()).await;
+    driven.backend().answers(Answer::Well);
+    eventually("both are well again", || is(&registration, "live") && watch.latest().staleness().is_fresh())
+        .await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -25,6 +25,7 @@ pub(crate) enum Answer {
     After(Duration),
     Never,
     Error(ErrorKind),
+    Panic,
 }
 
 #[derive(Default)]
@@ -84,6 +85,7 @@ async fn answer(answer: Answer) -> Result<(), Error> {
             Ok(())
         }
         Answer::Never => future::pending().await,
+        Answer::Panic => panic!("by order"),
         Answer::Error(kind) => Err(Error::new(kind, "asking the scripted registry").with_source("by order")),
     }
 }
@@ -200,9 +202,9 @@ pub(crate) fn instance(service: &ServiceName) -> Instance {
     instance
 }
 
-/// Waits until something is so, at most a minute of paused time.
+/// Waits until something is so, at most 90 s of paused time.
 pub(crate) async fn eventually(what: &str, is_so: impl Fn() -> bool) {
-    for _ in 0..60_000 {
+    for _ in 0..90_000 {
         if is_so() {
             return;
         }
