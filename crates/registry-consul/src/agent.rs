@@ -76,6 +76,11 @@ impl<'a> Ask<'a> {
         Self { method: Method::PUT, ..Self::get(path, attempted) }
     }
 
+    /// A question with a body.
+    pub(crate) fn post(path: impl Into<String>, attempted: &'a str) -> Self {
+        Self { method: Method::POST, ..Self::get(path, attempted) }
+    }
+
     /// With a parameter.
     pub(crate) fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
         self.query.push((name, value.into()));

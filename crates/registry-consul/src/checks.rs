@@ -26,7 +26,7 @@ pub enum Kind {
     /// The agent connects to the instance.
     Tcp,
     /// The agent runs a program: 0 is passing, 1 warning, anything else critical. Only where the agent
-    /// has `enable_local_script_checks`.
+    /// has `enable_script_checks`: what comes over its API counts as remote.
     Script,
 }
 

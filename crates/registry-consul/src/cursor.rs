@@ -13,7 +13,7 @@ use crate::agent::Answer;
 pub(crate) struct Head {
     /// `X-Consul-Index`; 0 when absent or no number.
     pub(crate) index: u64,
-    /// `X-Consul-KnownLeader`, if it is there.
+    /// `X-Consul-KnownLeader`, if it is there and means something: the streaming backend always says false.
     pub(crate) known_leader: Option<bool>,
     /// `X-Consul-LastContact`.
     pub(crate) last_contact: Duration,
@@ -22,9 +22,11 @@ pub(crate) struct Head {
 impl Head {
     pub(crate) fn of(answer: &Answer) -> Self {
         let number = |name: &str| answer.header(name).and_then(|text| text.parse::<u64>().ok());
+        let is_streamed = answer.header("X-Consul-Query-Backend") == Some("streaming");
+        let known_leader = answer.header("X-Consul-KnownLeader").filter(|_| !is_streamed);
         Self {
             index: number("X-Consul-Index").unwrap_or(0),
-            known_leader: answer.header("X-Consul-KnownLeader").map(|text| text == "true"),
+            known_leader: known_leader.map(|text| text == "true"),
             last_contact: Duration::from_millis(number("X-Consul-LastContact").unwrap_or(0)),
         }
     }

@@ -241,7 +241,7 @@ mod tests {
         assert_eq!(judged(&edited), Judged::Differs);
         edited["Meta"] = json!(null);
         assert_eq!(judged(&edited), Judged::Differs);
-        let mut clone = me.clone();
+        let mut clone = me;
         clone.start_time = Some(Timestamp::from_millis(1));
         assert_eq!(judged(&entry(&clone).body), Judged::Another);
     }

@@ -25,6 +25,7 @@ pub(crate) fn of_status(context: &str, status: StatusCode, body: &[u8]) -> Error
         401 | 403 => ErrorKind::Denied,
         // Consul hands on what a server said as a 500.
         500 if text.contains("Permission denied") || text.contains("ACL not found") => ErrorKind::Denied,
+        500 if text.contains("Scripts are disabled") => ErrorKind::Unsupported,
         429 | 500..=599 | 408 => ErrorKind::Unavailable,
         _ if text.contains("HTTP request to an HTTPS server") => ErrorKind::Protocol,
         400 => ErrorKind::Invalid,
@@ -73,11 +74,15 @@ fn kind_of(cause: &(dyn error::Error + 'static)) -> ErrorKind {
     ErrorKind::Unavailable
 }
 
+/// The error of TLS in this one, which I/O errors wrap, one in another, without telling.
 fn tls_of<'a>(error: &'a (dyn error::Error + 'static)) -> Option<&'a rustls::Error> {
-    if let Some(tls) = error.downcast_ref::<rustls::Error>() {
-        return Some(tls);
+    let mut error = error;
+    loop {
+        if let Some(tls) = error.downcast_ref::<rustls::Error>() {
+            return Some(tls);
+        }
+        error = error.downcast_ref::<io::Error>()?.get_ref()?;
     }
-    error.downcast_ref::<io::Error>()?.get_ref()?.downcast_ref::<rustls::Error>()
 }
 
 /// The cause without the client's own line, which says nothing that the context does not.
@@ -111,6 +116,7 @@ mod tests {
             (500, "rpc error making call: Permission denied", ErrorKind::Denied),
             (500, "rpc error making call: ACL not found", ErrorKind::Denied),
             (500, "No cluster leader", ErrorKind::Unavailable),
+            (500, "Scripts are disabled on this agent", ErrorKind::Unsupported),
             (429, "Your IP is issuing too many concurrent connections", ErrorKind::Unavailable),
             (400, "Client sent an HTTP request to an HTTPS server.", ErrorKind::Protocol),
             (400, "Invalid check", ErrorKind::Invalid),
@@ -120,6 +126,16 @@ mod tests {
             let status = StatusCode::from_u16(status).unwrap();
             assert_eq!(of_status("x", status, body.as_bytes()).kind(), kind, "{status} {body}");
         }
+    }
+
+    #[test]
+    fn tls_is_found_however_deep_io_errors_hide_it() {
+        let tls = rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer);
+        let wrapped = io::Error::other(io::Error::other(tls));
+        assert_eq!(kind_of(&wrapped), ErrorKind::Denied);
+        let corrupt = io::Error::other(rustls::Error::DecryptError);
+        assert_eq!(kind_of(&corrupt), ErrorKind::Protocol);
+        assert_eq!(kind_of(&io::Error::other("reset")), ErrorKind::Unavailable);
     }
 
     #[test]

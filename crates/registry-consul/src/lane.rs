@@ -5,7 +5,9 @@ use std::{
     time::Duration,
 };
 
-use meshwork_core::{Error, ServiceName};
+use meshwork_core::{Error, ErrorKind, ServiceName};
+use serde::Deserialize;
+use serde_json::json;
 use tokio::time::{self, Instant};
 
 use crate::{
@@ -22,6 +24,8 @@ use crate::{
 
 /// Consul says that it left things out for want of permissions.
 const FILTERED: &str = "X-Consul-Results-Filtered-By-ACLs";
+/// What Consul does without a rule.
+const POLICY: &str = "X-Consul-Default-ACL-Policy";
 /// With more services than open queries, every service is asked again within about this time.
 const ROUND: Duration = Duration::from_secs(5);
 const SHORTEST_TURN: Duration = Duration::from_millis(200);
@@ -30,6 +34,7 @@ const SHORTEST_TURN: Duration = Duration::from_millis(200);
 pub(crate) struct Lane {
     agent: Arc<Agent>,
     asked: Arc<Asked>,
+    name: String,
     path: String,
     datacenter: Option<String>,
     attempted: String,
@@ -54,6 +59,7 @@ impl Lane {
         let place = datacenter.as_deref().map(|dc| format!(" in `{dc}`")).unwrap_or_default();
         Self {
             reader: Reader::new(Arc::clone(&asked), service, name.to_owned(), is_remote, use_warning),
+            name: name.to_owned(),
             path: format!("/v1/health/service/{}", encoded(name)),
             attempted: format!("watching `{name}`{place}"),
             agent,
@@ -69,10 +75,10 @@ impl Lane {
     pub(crate) async fn next(&mut self) -> Result<Reading, Error> {
         loop {
             time::sleep_until(self.pace.next(Instant::now())).await;
+            let is_first = self.cursor.index().is_none();
             let answer = self.ask().await?.good(&self.attempted)?;
             if answer.header(FILTERED) == Some("true") {
-                let text = format!("{}: the token lacks `service:read` or `node:read`", self.attempted);
-                return Err(Error::new(meshwork_core::ErrorKind::Denied, text));
+                return Err(self.denied());
             }
             match self.cursor.answered(Head::of(&answer), self.agent.config().max_stale) {
                 Verdict::Apply => {}
@@ -85,13 +91,42 @@ impl Lane {
                     return Err(Error::unavailable(text));
                 }
             }
-            let reading = self.reader.read(rows::parse(&answer.body, &self.attempted)?);
+            let rows = rows::parse(&answer.body, &self.attempted)?;
+            if rows.is_empty()
+                && is_first
+                && answer.header(POLICY) == Some("deny")
+                && !self.may_read().await?
+            {
+                return Err(self.denied());
+            }
+            let reading = self.reader.read(rows);
             // A return is not a change: the output of a check may have been another one.
             if self.last.as_ref() != Some(&reading) {
                 self.last = Some(reading.clone());
                 return Ok(reading);
             }
         }
+    }
+
+    fn denied(&self) -> Error {
+        let text = format!("{}: the token lacks `service:read` or `node:read`", self.attempted);
+        Error::new(ErrorKind::Denied, text)
+    }
+
+    /// Whether we may read the service at all: to those who may not Consul says that there is nobody, and to
+    /// the anonymous not even that something was left out.
+    async fn may_read(&self) -> Result<bool, Error> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "PascalCase")]
+        struct Said {
+            allow: bool,
+        }
+        let question = json!([{ "Resource": "service", "Access": "read", "Segment": self.name }]);
+        let ask = Ask::post("/v1/internal/acl/authorize", &self.attempted).json(&question);
+        let answer = self.agent.ask(ask.maybe("dc", self.datacenter.as_deref())).await?;
+        // An agent that does not know the question is believed.
+        let said: Vec<Said> = serde_json::from_slice(&answer.body).unwrap_or_default();
+        Ok(said.iter().all(|said| said.allow))
     }
 
     /// Forgets where it stood: the next answer is told whatever it says.

@@ -6,6 +6,7 @@
 mod agent;
 mod ask;
 mod binary;
+mod meddler;
 mod plan;
 
 use std::{
@@ -18,7 +19,12 @@ use std::{
 use tempfile::TempDir;
 use tokio::{process::Command, time};
 
-pub use self::{agent::Agent, binary::find, plan::ConsulPlan};
+pub use self::{
+    agent::Agent,
+    binary::find,
+    meddler::{Exchange, Fate, Meddler},
+    plan::ConsulPlan,
+};
 use crate::Error;
 
 /// How long a start may take until the agents have joined.

@@ -25,7 +25,7 @@ const MANAGEMENT: &str = "6d657368-776f-726b-0000-6d616e616765";
 /// A stranger may take a port between the claim and the bind.
 const STARTS: usize = 3;
 /// Elections and failures are noticed quickly, and agents run scripts and small health checks.
-const QUICK: &str = "performance { raft_multiplier = 1 } enable_local_script_checks = true \
+const QUICK: &str = "performance { raft_multiplier = 1 } enable_script_checks = true \
     skip_leave_on_interrupt = true leave_on_terminate = false disable_update_check = true \
     limits { http_max_conns_per_client = 1000 }";
 

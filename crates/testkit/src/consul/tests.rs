@@ -41,3 +41,20 @@ async fn an_agent_that_cannot_start_says_why() {
     let error = Consul::dev().hcl("no_such_key = 1").start().await.unwrap_err();
     assert!(error.output().contains("no_such_key"), "{error:?}");
 }
+
+#[tokio::test]
+async fn a_meddler_hands_on_changes_and_cuts() {
+    let consul = Consul::dev().start().await.unwrap();
+    let meddler = Meddler::start(consul.local().addr()).await.unwrap();
+    let to = meddler.url().trim_start_matches("http://").parse().unwrap();
+    let ask = || ask::ask(to, "PUT", "/v1/kv/a", None, "1", COMMAND);
+    assert_eq!(ask().await.unwrap(), (200, "true".to_owned()));
+    meddler.meddle(|exchange| {
+        exchange.status = 418;
+        exchange.fate = Fate::Cut;
+    });
+    assert_eq!(ask().await.unwrap(), (418, "tr".to_owned()));
+    meddler.behave();
+    assert_eq!(ask().await.unwrap().0, 200);
+    assert_eq!((meddler.count("/v1/kv/"), meddler.asked().len()), (3, 3));
+}

@@ -95,6 +95,7 @@ async fn a_blank_answer_without_a_leader_is_no_fact() {
         if of_health(exchange) {
             exchange.body = b"[]".to_vec();
             exchange.set_header("x-consul-knownleader", "false");
+            exchange.set_header("x-consul-query-backend", "blocking-query");
             exchange.set_header("x-consul-index", "999999");
         }
     });

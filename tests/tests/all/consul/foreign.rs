@@ -72,7 +72,7 @@ async fn checks_of_service_and_node_take_a_stranger_out() {
     shows(&watch, [], LONG).await;
     state("warning").await;
     shows(&watch, ["old.server"], LONG).await;
-    let node = json!({ "Name": "disk", "CheckID": "disk", "TTL": "60s", "Status": "critical" }).to_string();
+    let node = json!({ "Name": "disk", "ID": "disk", "TTL": "60s", "Status": "critical" }).to_string();
     bench.agent().must("PUT", "/v1/agent/check/register", &node).await.unwrap();
     shows(&watch, [], LONG).await;
     bench.agent().must("PUT", "/v1/agent/check/deregister/disk", "").await.unwrap();
