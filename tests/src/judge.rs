@@ -19,6 +19,7 @@ pub struct Judge {
     scenario: u32,
     length: Length,
     figures: Vec<String>,
+    notes: Vec<String>,
     misses: Vec<String>,
 }
 
@@ -45,7 +46,7 @@ impl Length {
 impl Judge {
     /// Nothing measured yet.
     pub fn new(scenario: u32, length: Length) -> Self {
-        Self { scenario, length, figures: Vec::new(), misses: Vec::new() }
+        Self { scenario, length, figures: Vec::new(), notes: Vec::new(), misses: Vec::new() }
     }
 
     /// A figure that is only told.
@@ -89,8 +90,16 @@ impl Judge {
         self.figures.push(format!("{what} skipped ({why})"));
     }
 
-    /// Prints the misses, then the line; fails when there is one.
+    /// Something for who looks for the cause of a miss; printed before the line.
+    pub fn note(&mut self, note: &str) {
+        self.notes.push(note.to_owned());
+    }
+
+    /// Prints the notes and misses, then the line; fails when there is one.
     pub fn finish(self) -> ExitCode {
+        for note in &self.notes {
+            println!("note: {note}");
+        }
         for miss in &self.misses {
             println!("missed: {miss}");
         }

@@ -1,4 +1,5 @@
 //! The examples, run as a reader of the README would.
+#![expect(clippy::unwrap_used, reason = "what fails here fails its test")]
 
 use std::{
     path::{Path, PathBuf},

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use meshwork_core::RegistrationState;
+use meshwork_core::{RegistrationState, Status};
 use meshwork_testkit::consul;
 
-use super::bench::{Bench, LONG, Opened, backend, instance, shows, until};
+use super::bench::{Bench, LONG, Opened, backend, instance, shows, until, usable};
 
 /// Back within this time after the agent is.
 const BACK: Duration = Duration::from_secs(10);
@@ -58,6 +58,24 @@ async fn a_client_agent_restarts_with_and_without_its_data() {
         shows(&watch, [id.as_str()], BACK).await;
         until(&watch, BACK, "the view is fresh", |view| view.staleness().is_fresh()).await;
     }
+}
+
+#[tokio::test]
+async fn an_unready_instance_that_was_forgotten_comes_back_unready() {
+    let bench = Bench::start().await;
+    let opened = bench.opened();
+    let mut users = instance("users", 80);
+    users.status = Status::Unready;
+    let registration = opened.announce(users).await;
+    let watch = opened.watch("users");
+    shows(&watch, [registration.id().as_str()], LONG).await;
+    bench.agent().kill9().await.unwrap();
+    bench.agent().restart().await.unwrap();
+    bench.stands(registration.id().as_str(), BACK, "it is registered again", |_| true).await;
+    until(&watch, BACK, "it takes no calls", |view| view.staleness().is_fresh() && usable(view).is_empty())
+        .await;
+    registration.update(|instance| instance.status = Status::Up);
+    until(&watch, BACK, "it takes calls", |view| usable(view).len() == 1).await;
 }
 
 #[tokio::test]
