@@ -14,7 +14,7 @@ use tonic::Code;
 /// What a handler answers when it fails: `application/problem+json` (RFC 9457).
 ///
 /// Any error turns into one by `?`. A `tonic::Status` and a `CallError` keep their meaning as an HTTP
-/// status; every other error is a 500 whose text is logged and not told to the caller.
+/// status; every other error is a 500. The text of a 5xx is logged and not told to the caller.
 ///
 /// ```
 /// use meshwork::Problem;
@@ -51,26 +51,31 @@ impl Problem {
     }
 
     fn of(cause: BoxError) -> Self {
-        let told = if cause.is::<CallError>() {
-            // Its first source is the status that a tonic caller would see.
-            let status = cause.source().and_then(|source| source.downcast_ref::<tonic::Status>());
-            let code = status.map_or(Code::Unknown, tonic::Status::code);
-            Some((http_status(code), "a call to another service failed".to_owned()))
-        } else {
-            let status = cause.downcast_ref::<tonic::Status>();
-            status.map(|status| (http_status(status.code()), status.message().to_owned()))
-        };
-        match told {
-            Some((status, detail)) => {
-                let title = status.canonical_reason().unwrap_or("error").into();
-                let detail = (!detail.is_empty()).then(|| detail.into());
-                Self { status, title, detail, cause: Some(cause) }
-            }
-            None => {
-                let mut problem = Self::new(500, "Internal Server Error");
-                problem.cause = Some(cause);
-                problem
-            }
+        // The first source of a failed call is the status that a tonic caller would see.
+        let status = cause
+            .downcast_ref::<tonic::Status>()
+            .or_else(|| cause.source().and_then(|source| source.downcast_ref::<tonic::Status>()));
+        let http = status.map_or(StatusCode::INTERNAL_SERVER_ERROR, |status| http_status(status.code()));
+        // What is the caller's own fault is told; what went wrong behind us is not.
+        let told =
+            status.map(tonic::Status::message).filter(|text| http.is_client_error() && !text.is_empty());
+        let detail = told.map(Into::into);
+        Self {
+            status: http,
+            title: http.canonical_reason().unwrap_or("Error").into(),
+            detail,
+            cause: Some(cause),
+        }
+    }
+
+    /// The cause on one line, without what `tonic::Status` repeats of its own source.
+    fn log_line(cause: &BoxError) -> String {
+        if let Some(call) = CallError::of(&**cause) {
+            return call.to_string();
+        }
+        match cause.downcast_ref::<tonic::Status>() {
+            Some(status) => format!("{:?}: {}", status.code(), status.message()),
+            None => ErrorChain(&**cause).to_string(),
         }
     }
 }
@@ -103,11 +108,11 @@ impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let status = self.status.as_u16();
         if let Some(cause) = &self.cause {
-            let error = ErrorChain(&**cause);
+            let error = Self::log_line(cause);
             if self.status.is_server_error() {
-                tracing::warn!(status, %error, "request failed");
+                tracing::warn!(status, error, "request failed");
             } else {
-                tracing::debug!(status, %error, "request failed");
+                tracing::debug!(status, error, "request failed");
             }
         }
         let mut body = serde_json::json!({ "type": "about:blank", "title": self.title, "status": status });
@@ -143,6 +148,8 @@ mod tests {
         assert_eq!((missing.status(), missing.detail.as_deref()), (404, Some("order 7")));
         let private = Problem::from(std::io::Error::other("password is hunter2"));
         assert_eq!((private.status(), private.detail), (500, None));
+        let behind = Problem::from(tonic::Status::unavailable("10.0.0.7 is down"));
+        assert_eq!((behind.status(), behind.detail), (503, None));
     }
 
     #[test]
