@@ -372,14 +372,18 @@ impl World {
     fn feed(&mut self, event: Event) {
         let mut actions = Vec::new();
         self.reflector.step(event, self.clock.now, &mut actions);
+        let mut ends = false;
         for action in actions {
             match action {
                 Action::Subscribe { epoch } => self.subscribe(epoch),
                 Action::Unsubscribe => self.stream = None,
                 Action::Publish(publication) => self.published(&publication),
-                Action::End => self.end(),
+                Action::End => ends = true,
                 _ => {}
             }
+        }
+        if ends {
+            return self.end();
         }
         self.expect_deadline();
         let newest_is_out = self.reflector.deadline().is_none_or(|at| at > self.clock.now + COALESCE);
