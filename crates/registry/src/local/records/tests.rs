@@ -59,6 +59,8 @@ fn id() -> InstanceId {
 
 fn file(weight: u16, status: Status) -> Vec<u8> {
     let mut instance = Instance::with_id(service(), id());
+    // The same bytes at every call.
+    instance.start_time = None;
     instance.endpoints.push("http://127.0.0.1:80".parse().unwrap());
     (instance.weight, instance.status) = (weight, status);
     frame(&encode(&instance).unwrap())
