@@ -36,13 +36,17 @@ impl Announcer for Hub {
         claim.rename(instance);
         settled(claim).await;
         claim.note_self(instance);
-        if let Some((standing, _)) = own::look(&self.agent, &claim.id, None).await?
-            && entry.judge(&claim.id, &standing, &claim.selves) == Judged::Another
-        {
-            let text = format!("announcing `{}`: the id stands for another process", instance.id);
-            return Err(Error::new(ErrorKind::Conflict, text));
+        match own::look(&self.agent, &claim.id, None).await? {
+            Some((standing, _)) if entry.judge(&claim.id, &standing, &claim.selves) == Judged::Another => {
+                let text = format!("announcing `{}`: the id stands for another process", instance.id);
+                return Err(Error::new(ErrorKind::Conflict, text));
+            }
+            Some(_) => {}
+            None => (claim.written, claim.in_maintenance) = (None, false),
         }
         self.write(claim, instance, entry).await?;
+        // A check that stood before may have become critical meanwhile.
+        claim.beat_at = Instant::now();
         for former in std::mem::take(&mut claim.former) {
             self.deregister(&former).await.inspect_err(|_| claim.former.push(former))?;
         }

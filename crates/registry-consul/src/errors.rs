@@ -29,6 +29,8 @@ pub(crate) fn of_status(context: &str, status: StatusCode, body: &[u8]) -> Error
         429 | 500..=599 | 408 => ErrorKind::Unavailable,
         _ if text.contains("HTTP request to an HTTPS server") => ErrorKind::Protocol,
         400 => ErrorKind::Invalid,
+        // An agent that was restarted without its data: it can be told again.
+        404 if text.contains("nknown service") || text.contains("nknown check") => ErrorKind::Unavailable,
         _ => ErrorKind::Protocol,
     };
     let said = if text.is_empty() { status.to_string() } else { format!("{status}: {text}") };
@@ -120,6 +122,7 @@ mod tests {
             (429, "Your IP is issuing too many concurrent connections", ErrorKind::Unavailable),
             (400, "Client sent an HTTP request to an HTTPS server.", ErrorKind::Protocol),
             (400, "Invalid check", ErrorKind::Invalid),
+            (404, "Unknown service ID \"a\".", ErrorKind::Unavailable),
             (404, "<html>", ErrorKind::Protocol),
             (301, "", ErrorKind::Protocol),
         ] {

@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// How often the agent is asked whether it lives and still takes the token.
-const PROBE: Duration = Duration::from_secs(4);
+const PROBE: Duration = Duration::from_secs(3);
 /// How many registrations watch their own record by a query of their own; further ones look at every heartbeat.
 const OWN_WATCHES: usize = 16;
 

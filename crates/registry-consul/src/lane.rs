@@ -84,6 +84,7 @@ impl Lane {
                 Verdict::Apply => {}
                 Verdict::Older => {
                     tracing::debug!(attempted = %self.attempted, "an older answer was not taken");
+                    self.reader.doubt();
                     continue;
                 }
                 Verdict::Leaderless => {
@@ -132,6 +133,7 @@ impl Lane {
     /// Forgets where it stood: the next answer is told whatever it says.
     pub(crate) fn start_over(&mut self) {
         self.cursor = Cursor::default();
+        self.reader.doubt();
         self.last = None;
     }
 

@@ -146,6 +146,13 @@ impl Reader {
         reading
     }
 
+    /// Decodes every row of the next answer anew: its indexes may be those of another store.
+    pub(crate) fn doubt(&mut self) {
+        for (modified, _) in self.known.values_mut() {
+            *modified = u64::MAX;
+        }
+    }
+
     fn is_asked_for(&self, service: &Service) -> bool {
         match native(service) {
             Some(meta) => {
