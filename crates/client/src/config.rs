@@ -86,6 +86,10 @@ pub struct ClientConfig {
     pub attempt_timeout: Option<Limit>,
     /// The longest time to open and confirm one connection. Default 1 s.
     pub connect_timeout: Duration,
+    /// After how long a silence a native instance is asked for a sign of life, 200 ms and up. Default 10 s.
+    pub ping_interval: Duration,
+    /// How long the sign of life may take until the connection is given up. Default 3 s.
+    pub ping_timeout: Duration,
     /// When a failed call is tried again.
     pub retry: RetryConfig,
     /// How an instance is chosen. Default [`P2c`].
@@ -117,6 +121,8 @@ impl Default for ClientConfig {
             timeout: Some(Limit::fallback(Duration::from_secs(10), "the default of [client.*] timeout")),
             attempt_timeout: None,
             connect_timeout: Duration::from_secs(1),
+            ping_interval: Duration::from_secs(10),
+            ping_timeout: Duration::from_secs(3),
             retry: RetryConfig::default(),
             policy: Arc::new(P2c::default()),
             scheme: None,

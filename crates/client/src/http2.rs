@@ -8,14 +8,14 @@ use std::{
     future::{Future, poll_fn},
     pin::Pin,
     sync::{
-        Arc, OnceLock,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering},
     },
-    task::{Context, Poll},
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
-use futures_util::{TryFutureExt, task::AtomicWaker};
+use futures_util::TryFutureExt;
 use http::{Request, Response};
 use hyper::{body::Incoming, client::conn::http2, rt::Executor};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -29,9 +29,6 @@ use crate::{
     upload::Outbound,
 };
 
-/// How often a native instance is pinged, and how long it may take to answer.
-const PING_EVERY: Duration = Duration::from_secs(10);
-const PING_WITHIN: Duration = Duration::from_secs(3);
 /// The largest header list that is accepted in an answer.
 const MAX_HEADERS: u32 = 64 * 1024;
 /// Streams that we reset and whose late frames are still tolerated.
@@ -56,7 +53,14 @@ pub(crate) struct Http2 {
     calls: AtomicU64,
     retired: AtomicBool,
     beaten: AtomicBool,
-    owner: AtomicWaker,
+    /// Whether the peer is asked for a sign of life when it is silent.
+    pings: bool,
+    /// Bytes received at the last look, and for how many looks there were no more.
+    heard: AtomicU64,
+    quiet: AtomicU32,
+    ping_due: AtomicBool,
+    /// Wakes the owner. Kept when it wakes, so that the owner need not register anew at each poll.
+    owner: Mutex<Option<Waker>>,
     silent: Silence,
     /// The instance that answers here, where it was confirmed.
     identity: OnceLock<InstanceId>,
@@ -79,15 +83,19 @@ where
     F::Output: Send,
 {
     fn execute(&self, future: F) {
-        let handle = tokio::spawn(future).abort_handle();
+        // One type stands for the connection and for each call, and has the size of the largest: moving it
+        // into a box once is cheaper than moving it about inside the runtime.
+        let task = tokio::spawn(Box::pin(future));
         // Only the first of them, spawned by the handshake, is kept.
-        let _kept = self.0.set(handle);
+        if self.0.get().is_none() {
+            let _kept = self.0.set(task.abort_handle());
+        }
     }
 }
 
 impl Http2 {
     /// Speaks the preface and waits for the peer's: a listener with nobody behind it is no connection.
-    /// `pings`: whether the peer stands pings without traffic.
+    /// `pings`: whether the peer is asked for a sign of life when it is silent.
     ///
     /// # Cancel safety
     /// Dropping the future closes the stream.
@@ -99,12 +107,7 @@ impl Http2 {
             .timer(TokioTimer::new())
             .max_header_list_size(MAX_HEADERS)
             .max_concurrent_reset_streams(RESET_STREAMS);
-        if pings {
-            builder
-                .keep_alive_interval(PING_EVERY)
-                .keep_alive_timeout(PING_WITHIN)
-                .keep_alive_while_idle(true);
-        }
+        // hyper's own pings are left off: they take a lock and read the clock for each frame received.
         let wire = TokioIo::new(Wire::new(io, Arc::clone(&traffic)));
         let failed = |error: hyper::Error| {
             CallError::new(CallErrorKind::Connect, "beginning an HTTP/2 connection").with_source(error)
@@ -119,7 +122,11 @@ impl Http2 {
             calls: AtomicU64::new(0),
             retired: AtomicBool::new(false),
             beaten: AtomicBool::new(false),
-            owner: AtomicWaker::new(),
+            pings,
+            heard: AtomicU64::new(0),
+            quiet: AtomicU32::new(0),
+            ping_due: AtomicBool::new(false),
+            owner: Mutex::default(),
             silent: Silence::default(),
             identity: OnceLock::new(),
         };
@@ -169,24 +176,34 @@ impl Http2 {
         .await
     }
 
-    /// Polls the owner's half until the connection takes no more calls: it ended, the peer said GOAWAY, or a
-    /// call retired it. Open streams go on.
+    /// Polls the owner's half until the connection takes no more calls, or a ping is due. Open streams go on.
     ///
     /// # Cancel safety
     /// Dropping the future loses nothing.
-    pub(crate) async fn serve(&self, driver: &mut Driver) -> Result<(), hyper::Error> {
-        poll_fn(|cx| self.poll_serve(driver, cx)).await
+    pub(crate) async fn serve(&self, driver: &mut Driver) -> Served {
+        let mut registered: Option<Waker> = None;
+        poll_fn(|cx| {
+            // Nearly always the same waker, and comparing it is cheaper than registering it.
+            if !registered.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+                *lock(&self.owner) = Some(cx.waker().clone());
+                registered = Some(cx.waker().clone());
+            }
+            self.poll_serve(driver, cx)
+        })
+        .await
     }
 
-    fn poll_serve(&self, driver: &mut Driver, cx: &mut Context<'_>) -> Poll<Result<(), hyper::Error>> {
-        self.owner.register(cx.waker());
-        if self.retired.load(Ordering::Relaxed) {
-            return Poll::Ready(Ok(()));
+    fn poll_serve(&self, driver: &mut Driver, cx: &mut Context<'_>) -> Poll<Served> {
+        if self.retired.load(Ordering::Acquire) {
+            return Poll::Ready(Served::Ended(None));
         }
-        if self.beaten.swap(false, Ordering::Relaxed) {
+        if self.beaten.swap(false, Ordering::Acquire) {
             self.publish_limit(driver);
+            if self.ping_due.swap(false, Ordering::Relaxed) {
+                return Poll::Ready(Served::PingDue);
+            }
         }
-        Pin::new(driver).poll(cx)
+        Pin::new(driver).poll(cx).map(|ended| Served::Ended(ended.err()))
     }
 
     /// Takes a stream, if the peer allows one more.
@@ -218,14 +235,36 @@ impl Http2 {
 
     /// Lets the owner look at its half.
     pub(crate) fn beat(&self) {
-        self.beaten.store(true, Ordering::Relaxed);
-        self.owner.wake();
+        self.beaten.store(true, Ordering::Release);
+        self.wake_owner();
+    }
+
+    fn wake_owner(&self) {
+        if let Some(owner) = &*lock(&self.owner) {
+            owner.wake_by_ref();
+        }
+    }
+
+    /// Looks whether anything was received since the last look; after `patience` looks without a byte the
+    /// owner is asked to ping.
+    pub(crate) fn listen(&self, patience: u32) {
+        let received = self.traffic.received();
+        if self.heard.swap(received, Ordering::Relaxed) != received {
+            self.quiet.store(0, Ordering::Relaxed);
+        } else if self.pings && self.quiet.fetch_add(1, Ordering::Relaxed) + 1 >= patience {
+            self.quiet.store(0, Ordering::Relaxed);
+            // A ping is a stream: a full connection has no room for one, and open calls to wait for.
+            if self.open_streams() < self.limit.load(Ordering::Relaxed) {
+                self.ping_due.store(true, Ordering::Relaxed);
+                self.beat();
+            }
+        }
     }
 
     /// Gets no more calls; open streams go on.
     pub(crate) fn retire(&self) {
-        self.retired.store(true, Ordering::Relaxed);
-        self.owner.wake();
+        self.retired.store(true, Ordering::Release);
+        self.wake_owner();
     }
 
     /// Ends the connection with everything on it.
@@ -272,6 +311,14 @@ impl Http2 {
     }
 }
 
+/// Why the owner's half stopped being polled.
+pub(crate) enum Served {
+    /// The connection takes no more calls: it ended, the peer said GOAWAY, or a call retired it.
+    Ended(Option<hyper::Error>),
+    /// The peer was silent for long and should be asked for a sign of life.
+    PingDue,
+}
+
 /// Whether a stream could be taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Taken {
@@ -281,4 +328,8 @@ pub(crate) enum Taken {
     One,
     /// Yes, and the connection is full now.
     Last,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -11,7 +11,7 @@ use crate::{
     confirm::{self, Answer},
     connect::first_of,
     http1::Http1,
-    http2::{Driver, Http2},
+    http2::{Driver, Http2, Served},
     link::Link,
     shared::Shared,
 };
@@ -45,9 +45,8 @@ pub(crate) async fn own(link: Arc<Link>, shared: Arc<Shared>) {
                 shared.pulse.add(&connection);
                 shared.wake_all();
                 let opened = Instant::now();
-                let ended = connection.serve(&mut driver).await;
+                let error = serve(&connection, &mut driver, &link, &shared).await;
                 link.withdraw(ConnectionState::Connecting);
-                let error = ended.err();
                 tracing::debug!(service = %shared.service, %address, ?error, "node's connection ended");
                 // Its queue is handed back to the calls in it, which go elsewhere.
                 drop(driver);
@@ -85,6 +84,36 @@ pub(crate) async fn own(link: Arc<Link>, shared: Arc<Shared>) {
             tokio::select! {
                 () = time::sleep(pause) => {}
                 () = link.nudged() => {}
+            }
+        }
+    }
+}
+
+/// Serves a connection to its end; says what ended it, if it was not its time.
+async fn serve(
+    connection: &Http2,
+    driver: &mut Driver,
+    link: &Link,
+    shared: &Shared,
+) -> Option<hyper::Error> {
+    loop {
+        match connection.serve(driver).await {
+            Served::Ended(error) => return error,
+            Served::PingDue => {
+                let record = link.record();
+                let asked = confirm::confirm(connection, link.target(), &record.service, &record.id);
+                let asked = time::timeout(shared.config.ping_timeout, asked);
+                match connection.while_driven(driver, asked).await {
+                    Err(ended) => return ended,
+                    // Any answer, even a refusal, is a sign of life.
+                    Ok(Ok(_answer)) => {}
+                    Ok(Err(_elapsed)) => {
+                        let (service, address) = (&shared.service, link.target().address());
+                        tracing::info!(%service, %address, "instance gives no sign of life");
+                        connection.cut();
+                        return None;
+                    }
+                }
             }
         }
     }

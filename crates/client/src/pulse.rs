@@ -1,4 +1,5 @@
-//! The beat that makes connection owners look at their half while calls are in flight.
+//! The beat that makes connection owners look at their half while calls are in flight, and that notices
+//! silent peers.
 //!
 //! hyper does not wake the owner when a GOAWAY comes while streams are open. One timer per cluster, which
 //! stands still while there is no traffic, wakes all owners instead of one timer per connection.
@@ -11,7 +12,10 @@ use std::{
     time::Duration,
 };
 
-use tokio::{sync::Notify, time};
+use tokio::{
+    sync::Notify,
+    time::{self, Instant},
+};
 
 use crate::http2::Http2;
 
@@ -20,15 +24,29 @@ const BEAT: Duration = Duration::from_millis(50);
 /// After so many beats without a call the pulse stands still.
 const IDLE_BEATS: u32 = 20;
 
+/// So many looks make a ping interval.
+const LOOKS: u32 = 4;
+
 /// All connections of a cluster, and whether their pulse stands still.
-#[derive(Default)]
 pub(crate) struct Pulse {
+    /// How often it is looked whether a peer is silent.
+    look: Duration,
     still: AtomicBool,
     wake: Notify,
     connections: Mutex<Vec<Weak<Http2>>>,
 }
 
 impl Pulse {
+    /// A pulse that asks for a ping after `silence`.
+    pub(crate) fn new(silence: Duration) -> Self {
+        Self {
+            look: (silence / LOOKS).max(BEAT),
+            still: AtomicBool::new(false),
+            wake: Notify::new(),
+            connections: Mutex::default(),
+        }
+    }
+
     /// Adds a connection.
     pub(crate) fn add(&self, connection: &Arc<Http2>) {
         let mut all = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
@@ -61,6 +79,7 @@ impl Pulse {
     /// May be dropped at any await.
     pub(crate) async fn run(&self) {
         let (mut calls, mut idle) = (0, 0);
+        let mut looked = Instant::now();
         loop {
             time::sleep(BEAT).await;
             let alive = self.alive();
@@ -70,6 +89,7 @@ impl Pulse {
                 open += connection.open_streams();
                 now += connection.calls();
             }
+            self.look(&alive, &mut looked);
             idle = if open == 0 && now == calls { idle + 1 } else { 0 };
             calls = now;
             if idle < IDLE_BEATS {
@@ -79,10 +99,29 @@ impl Pulse {
             // A call that began just before saw the pulse beating and will not wake it.
             if alive.iter().all(|connection| connection.open_streams() == 0) {
                 drop(alive);
-                self.wake.notified().await;
+                self.stand_still(&mut looked).await;
             }
             self.still.store(false, Ordering::Relaxed);
             idle = 0;
+        }
+    }
+
+    /// Only listens, until a call begins.
+    async fn stand_still(&self, looked: &mut Instant) {
+        loop {
+            if time::timeout(self.look, self.wake.notified()).await.is_ok() {
+                return;
+            }
+            self.look(&self.alive(), looked);
+        }
+    }
+
+    /// Looks for silent peers, if it is time.
+    fn look(&self, alive: &[Arc<Http2>], looked: &mut Instant) {
+        if looked.elapsed() >= self.look {
+            *looked = Instant::now();
+            // The silence began up to one look before it was seen.
+            alive.iter().for_each(|connection| connection.listen(LOOKS - 1));
         }
     }
 }

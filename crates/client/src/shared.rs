@@ -99,7 +99,7 @@ impl Shared {
             groups: [group(), group()],
             budget: Budget::new(config.retry.budget, config.retry.min_per_second, Instant::now()),
             peers: Peers::new(move || clock.now()),
-            pulse: Pulse::default(),
+            pulse: Pulse::new(config.ping_interval),
             dials: Semaphore::new(DIALS),
             waiting: AtomicUsize::new(0),
             closed: AtomicBool::new(false),

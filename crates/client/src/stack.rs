@@ -110,7 +110,7 @@ pub(crate) fn begin<B>(
     options: Arc<CallOptions>,
     inherited: &Inherited,
     request: Request<B>,
-) -> Result<Call, CallError>
+) -> Result<Box<Call>, CallError>
 where
     B: http_body::Body<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
@@ -155,7 +155,8 @@ where
         nested: inherited.attempt > 0,
         attempts: shared.config.retry.attempts,
     };
-    Ok(Call {
+    // Boxed, so that it is not moved about with the future.
+    Ok(Box::new(Call {
         shared,
         options,
         kind: said.kind,
@@ -170,7 +171,7 @@ where
         attempts: Vec::new(),
         delivered: Delivered::No,
         recovery: Recovery::default(),
-    })
+    }))
 }
 
 impl Said {
@@ -222,7 +223,7 @@ impl Call {
     ///
     /// # Cancel safety
     /// Dropping the future cancels the call.
-    pub(crate) async fn run<K>(mut self, _keep: K) -> Result<Response<Body>, CallError> {
+    pub(crate) async fn run<K>(mut self: Box<Self>, _keep: K) -> Result<Response<Body>, CallError> {
         // 3. recovery
         let mut insist = false;
         let mut chosen = None;
@@ -484,6 +485,6 @@ mod tests {
         let shared = Shared::new(service, watch, crate::ClientConfig::default());
         let request = Request::new(Full::new(Bytes::new()));
         let call = begin(shared, Arc::default(), &Inherited::default(), request).unwrap().run(());
-        assert!(size_of_val(&call) <= 2304, "{}", size_of_val(&call));
+        assert!(size_of_val(&call) <= 1536, "{}", size_of_val(&call));
     }
 }

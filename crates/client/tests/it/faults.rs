@@ -129,6 +129,29 @@ async fn a_connection_silent_for_ten_time_outs_is_left_for_another() {
 }
 
 #[tokio::test]
+async fn a_native_instance_that_gives_no_sign_of_life_loses_its_connection_and_its_calls() {
+    let peer = Peer::native("users-1").await;
+    let (proxy, wire) = crate::peer::black_hole(peer.addr).await;
+    let registry = Registry::of([native("users-1", "http", proxy)]);
+    let channel = registry.channel_with(|config| {
+        config.ping_interval = 400 * MS;
+        config.ping_timeout = 200 * MS;
+    });
+    text(channel.get("/")).await.unwrap();
+    // Silence with signs of life is fine, with and without a call in flight.
+    peer.delay(1500 * MS);
+    text(channel.get("/")).await.unwrap();
+    assert_eq!((peer.connections(), channel.nodes()[0].connects), (1, 1));
+
+    peer.hang(true);
+    let call = tokio::spawn(text(channel.post("/")));
+    until("the call is in its handler", || peer.running() == 1).await;
+    wire.stop();
+    let error = time::timeout(LIMIT, call).await.unwrap().unwrap().unwrap_err();
+    assert_eq!((error.kind(), error.delivered()), (CallErrorKind::Transport, Delivered::Maybe));
+}
+
+#[tokio::test]
 async fn a_draining_instance_is_left_without_a_failed_call() {
     let (peers, registry) = three().await;
     let channel = registry.channel();

@@ -113,6 +113,10 @@ async fn a_dead_foreign_server_is_left_and_found_again() {
     }
     let addr = one.kill().await;
     tokio::time::sleep(20 * MS).await;
+    // Until a call has met the dead server, and gone on to the other.
+    while channel.nodes()[0].failed_dials == 0 {
+        assert_eq!(text(channel.post("/")).await.unwrap(), "two");
+    }
     for _ in 0..30 {
         assert_eq!(text(channel.post("/")).await.unwrap(), "two");
     }

@@ -19,7 +19,11 @@ use hyper_util::{
     server::conn::auto,
 };
 use tokio::{
-    net::TcpListener,
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{
+        TcpListener, TcpStream,
+        tcp::{OwnedReadHalf, OwnedWriteHalf},
+    },
     sync::Notify,
     task::{JoinHandle, JoinSet},
     time,
@@ -233,4 +237,53 @@ pub(crate) async fn frozen() -> (SocketAddr, JoinHandle<()>) {
         }
     });
     (addr, task)
+}
+
+/// A wire between the client and a peer that can be stopped: bytes go in and do not come out.
+pub(crate) struct Wire {
+    stopped: Arc<AtomicBool>,
+    task: JoinHandle<()>,
+}
+
+impl Wire {
+    pub(crate) fn stop(&self) {
+        self.stopped.store(true, Ordering::SeqCst);
+    }
+}
+
+impl Drop for Wire {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+pub(crate) async fn black_hole(to: SocketAddr) -> (SocketAddr, Wire) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let stopped = Arc::new(AtomicBool::new(false));
+    let task = tokio::spawn({
+        let stopped = Arc::clone(&stopped);
+        async move {
+            let mut wires = JoinSet::new();
+            while let Ok((near, _)) = listener.accept().await {
+                let Ok(far) = TcpStream::connect(to).await else { continue };
+                let (near, far) = (near.into_split(), far.into_split());
+                wires.spawn(carry(near.0, far.1, Arc::clone(&stopped)));
+                wires.spawn(carry(far.0, near.1, Arc::clone(&stopped)));
+            }
+        }
+    });
+    (addr, Wire { stopped, task })
+}
+
+async fn carry(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, stopped: Arc<AtomicBool>) {
+    let mut buffer = vec![0; 4096];
+    while let Ok(read @ 1..) = from.read(&mut buffer).await {
+        if stopped.load(Ordering::SeqCst) {
+            std::future::pending::<()>().await;
+        }
+        if to.write_all(&buffer[..read]).await.is_err() {
+            return;
+        }
+    }
 }
