@@ -5,6 +5,8 @@ use std::sync::Arc;
 use meshwork_config::{Config, RegistryTable};
 use meshwork_core::{Backend, Discovery, Error, ErrorKind, Parts};
 use meshwork_registry::{Fixed, FixedConfig, Local, LocalConfig, Memory, Target, TargetScheme};
+#[cfg(feature = "consul")]
+use meshwork_registry_consul::{Consul, ConsulConfig};
 #[cfg(feature = "etcd")]
 use meshwork_registry_etcd::{Etcd, EtcdConfig};
 
@@ -17,9 +19,11 @@ const KINDS: &[&str] = &[
     "memory",
     #[cfg(feature = "etcd")]
     "etcd",
+    #[cfg(feature = "consul")]
+    "consul",
 ];
 /// The kinds that a feature of this version brings.
-const BEHIND_FEATURES: &[&str] = &["etcd"];
+const BEHIND_FEATURES: &[&str] = &["etcd", "consul"];
 
 /// Opens the registry that `[registry] use` names; nothing for `none`.
 ///
@@ -43,6 +47,8 @@ fn open(table: &RegistryTable, env: &str) -> Result<Parts, RunError> {
         "memory" => Box::new(Memory::new()),
         #[cfg(feature = "etcd")]
         "etcd" => Box::new(Etcd::with_config(table.extract::<EtcdConfig>()?).with_env(env)),
+        #[cfg(feature = "consul")]
+        "consul" => Box::new(Consul::with_config(table.extract::<ConsulConfig>()?).with_env(env)),
         kind if BEHIND_FEATURES.contains(&kind) && !KINDS.contains(&kind) => {
             let text = format!(
                 "this build has no registry of kind `{kind}`\nadd the feature: cargo add meshwork --features {kind}"
@@ -76,6 +82,15 @@ pub(crate) fn target(target: &Target, env: &str) -> Result<Arc<dyn Discovery>, E
             Box::new(match target.param("prefix") {
                 Some(prefix) => etcd.with_prefix(prefix),
                 None => etcd,
+            })
+        }
+        #[cfg(feature = "consul")]
+        TargetScheme::Consul => {
+            let address = target.authorities().first().map_or("127.0.0.1:8500", String::as_str);
+            let consul = Consul::new(format!("http://{address}")).with_env(env);
+            Box::new(match target.param("token") {
+                Some(token) => consul.with_token(token.to_owned()),
+                None => consul,
             })
         }
         scheme if BEHIND_FEATURES.contains(&scheme.as_str()) => {

@@ -53,6 +53,8 @@ pub use meshwork_core::{
     Priority, ServiceName, build_info,
 };
 pub use meshwork_registry::{Fixed, Local, Memory};
+#[cfg(feature = "consul")]
+pub use meshwork_registry_consul::Consul;
 #[cfg(feature = "etcd")]
 pub use meshwork_registry_etcd::Etcd;
 pub use meshwork_server::Split;

@@ -17,7 +17,7 @@ pub(crate) struct Args {
     /// Calls per second (1 to 5000).
     #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=5000))]
     pub(crate) rate: u32,
-    /// The registry: `local` (a directory, no server) or `etcd=http://host:2379`.
+    /// The registry: `local` (a directory, no server), `etcd=http://host:2379` or `consul=http://host:8500`.
     #[arg(long, default_value = "local", value_name = "KIND[=URL]", value_parser = registry)]
     pub(crate) registry: Registry,
     #[command(subcommand)]
@@ -42,6 +42,7 @@ pub(crate) enum Role {
 pub(crate) enum Registry {
     Local,
     Etcd(String),
+    Consul(String),
 }
 
 fn length(text: &str) -> Result<Duration, String> {
@@ -53,18 +54,19 @@ fn length(text: &str) -> Result<Duration, String> {
 }
 
 fn registry(text: &str) -> Result<Registry, String> {
+    let lacking = |kind: &str| {
+        Err(format!(
+            "this build has no {kind}; add the feature: \
+             cargo run -p quickstart --features {kind} -- --registry {kind}=http://…"
+        ))
+    };
     match text.split_once('=') {
         None if text == "local" => Ok(Registry::Local),
-        Some(("etcd", url)) if url.starts_with("http://") => {
-            if cfg!(feature = "etcd") {
-                Ok(Registry::Etcd(url.to_owned()))
-            } else {
-                Err("this build has no etcd; add the feature: \
-                     cargo run -p quickstart --features etcd -- --registry etcd=http://…"
-                    .to_owned())
-            }
-        }
-        Some(("etcd", url)) => Err(format!("`{url}` does not begin with http://")),
-        _ => Err("known are `local` and `etcd=http://host:2379`".to_owned()),
+        Some(("etcd", _)) if !cfg!(feature = "etcd") => lacking("etcd"),
+        Some(("consul", _)) if !cfg!(feature = "consul") => lacking("consul"),
+        Some((_, url)) if !url.starts_with("http://") => Err(format!("`{url}` does not begin with http://")),
+        Some(("etcd", url)) => Ok(Registry::Etcd(url.to_owned())),
+        Some(("consul", url)) => Ok(Registry::Consul(url.to_owned())),
+        _ => Err("known are `local`, `etcd=http://host:2379` and `consul=http://host:8500`".to_owned()),
     }
 }

@@ -36,6 +36,7 @@ pub(crate) fn settings(registry: &Registry, dir: &std::path::Path) -> Vec<(Strin
         Registry::Local => {
             vec![set("USE", "local".into()), set("LOCAL__DIR", dir.display().to_string())]
         }
+        Registry::Consul(url) => vec![set("USE", "consul".into()), set("CONSUL__ADDRESS", url.clone())],
         Registry::Etcd(url) => {
             let urls = url.split(',').map(|url| format!("{url:?}")).collect::<Vec<_>>().join(", ");
             vec![

@@ -98,6 +98,9 @@ fn caller_config(registry: &Registry, dir: &Path) -> String {
         Registry::Local => {
             format!("[registry]\nuse = \"local\"\n[registry.local]\ndir = {:?}\n", dir.display().to_string())
         }
+        Registry::Consul(url) => {
+            format!("[registry]\nuse = \"consul\"\n[registry.consul]\naddress = {url:?}\n")
+        }
         Registry::Etcd(url) => {
             let urls = url.split(',').map(|url| format!("{url:?}")).collect::<Vec<_>>().join(", ");
             format!("[registry]\nuse = \"etcd\"\n[registry.etcd]\nendpoints = [{urls}]\n")
