@@ -3,17 +3,14 @@
 //! Retries of any second stay under `ratio × calls + minimum` of that second, so a service that fails
 //! altogether sees little more than its normal load, from the first failing second on.
 
-use std::{
-    sync::atomic::{AtomicU64, Ordering},
-    time::Duration,
-};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::time::Instant;
 
-/// Slots of the window.
+/// Slots of the window, which is a second.
 const SLOTS: usize = 10;
-/// What one slot covers; all together cover a second.
-const SLOT: Duration = Duration::from_millis(100);
+/// What one slot covers.
+const SLOT_MILLIS: u32 = 1000 / SLOTS as u32;
 
 /// Calls and retries of the last second.
 pub(crate) struct Budget {
@@ -55,7 +52,8 @@ impl Budget {
     }
 
     fn tick(&self, now: Instant) -> u32 {
-        (now.saturating_duration_since(self.start).as_millis() / SLOT.as_millis()) as u32
+        let since = now.saturating_duration_since(self.start);
+        (since.as_secs() * SLOTS as u64) as u32 + since.subsec_millis() / SLOT_MILLIS
     }
 }
 
@@ -80,6 +78,8 @@ fn read(slot: &AtomicU64, tick: u32) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn taken(budget: &Budget, now: Instant, asked: usize) -> usize {

@@ -199,6 +199,7 @@ fn take_line(shared: &Shared, node: &Node, pinned: Option<&InstanceId>) -> Resul
         if pool.is_full() {
             node.set_full(true);
         }
+        shared.pulse.quicken();
         return place.map(|place| Line::Http1(Box::new(place))).ok_or(Unusable::Gone);
     }
     let connection = link.http2().ok_or(Unusable::Gone)?;

@@ -245,6 +245,11 @@ impl Http2 {
         }
     }
 
+    /// Whether the peer is asked for a sign of life when it is silent.
+    pub(crate) fn is_pinged(&self) -> bool {
+        self.pings
+    }
+
     /// Looks whether anything was received since the last look; after `patience` looks without a byte the
     /// owner is asked to ping.
     pub(crate) fn listen(&self, patience: u32) {

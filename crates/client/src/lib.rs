@@ -18,6 +18,7 @@ mod confirm;
 mod connect;
 mod deadline;
 mod error;
+mod expiry;
 mod failure;
 mod flight;
 mod http1;

@@ -17,7 +17,7 @@ use tokio::{
     time::{self, Instant},
 };
 
-use crate::http2::Http2;
+use crate::{expiry::Expiry, http2::Http2};
 
 /// How often owners look at their half while calls are in flight.
 const BEAT: Duration = Duration::from_millis(50);
@@ -34,6 +34,8 @@ pub(crate) struct Pulse {
     still: AtomicBool,
     wake: Notify,
     connections: Mutex<Vec<Weak<Http2>>>,
+    /// The long limits of calls, looked through at each beat.
+    pub(crate) expiry: Expiry,
 }
 
 impl Pulse {
@@ -44,6 +46,7 @@ impl Pulse {
             still: AtomicBool::new(false),
             wake: Notify::new(),
             connections: Mutex::default(),
+            expiry: Expiry::default(),
         }
     }
 
@@ -89,15 +92,18 @@ impl Pulse {
                 open += connection.open_streams();
                 now += connection.calls();
             }
+            self.expiry.sweep(Instant::now());
             self.look(&alive, &mut looked);
-            idle = if open == 0 && now == calls { idle + 1 } else { 0 };
+            let calm = open == 0 && now == calls && self.expiry.is_empty();
+            idle = if calm { idle + 1 } else { 0 };
             calls = now;
             if idle < IDLE_BEATS {
                 continue;
             }
             self.still.store(true, Ordering::SeqCst);
             // A call that began just before saw the pulse beating and will not wake it.
-            if alive.iter().all(|connection| connection.open_streams() == 0) {
+            let calm = alive.iter().all(|connection| connection.open_streams() == 0);
+            if calm && self.expiry.is_empty() {
                 drop(alive);
                 self.stand_still(&mut looked).await;
             }
@@ -106,14 +112,15 @@ impl Pulse {
         }
     }
 
-    /// Only listens, until a call begins.
+    /// Only listens, until a call begins or a connection is added; without anybody to listen to it sleeps.
     async fn stand_still(&self, looked: &mut Instant) {
-        loop {
+        while self.alive().iter().any(|connection| connection.is_pinged()) {
             if time::timeout(self.look, self.wake.notified()).await.is_ok() {
                 return;
             }
             self.look(&self.alive(), looked);
         }
+        self.wake.notified().await;
     }
 
     /// Looks for silent peers, if it is time.

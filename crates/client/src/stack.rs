@@ -9,7 +9,7 @@
 //!
 //! Room is left between 2 and 3 for limits and shedding, and around 4 to 6 for hedging.
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, Version, header, request::Parts};
@@ -23,6 +23,7 @@ use crate::{
     body::Until,
     choose::{self, Wish},
     deadline::{self, Asked, Bound, Deadline, method_of},
+    expiry::Expiry,
     failure::Failure,
     flight::{Flight, link_of},
     names,
@@ -333,13 +334,15 @@ impl Call {
         let limit = self.attempt_limit();
         let attempt_ends = limit.and_then(|limit| now.checked_add(limit));
         let ends = bound.map(Bound::at).into_iter().chain(attempt_ends).min();
-        let exchanged = match ends {
-            None => flight.exchange(request).await,
-            Some(at) => match time::timeout_at(at, flight.exchange(request)).await {
-                Ok(exchanged) => exchanged,
-                Err(_elapsed) => return self.timed_out(flight, now, at, bound, limit),
-            },
+        let exchanged = {
+            let exchange = pin!(flight.exchange(request));
+            match ends {
+                None => Some(exchange.await),
+                Some(at) if Expiry::is_for(now, at) => self.shared.pulse.expiry.within(at, exchange).await,
+                Some(at) => time::timeout_at(at, exchange).await.ok(),
+            }
         };
+        let Some(exchanged) = exchanged else { return self.timed_out(flight, now, ends, bound, limit) };
         let answer = match exchanged {
             Ok(answer) => answer,
             Err(failure) => {
@@ -371,12 +374,12 @@ impl Call {
         &self,
         flight: Flight,
         began: Instant,
-        at: Instant,
+        ends: Option<Instant>,
         bound: Option<&Bound>,
         limit: Option<Duration>,
     ) -> Came {
         let node = flight.node();
-        match bound.filter(|bound| bound.at() <= at) {
+        match bound.filter(|bound| Some(bound.at()) <= ends) {
             Some(bound) => {
                 // The rest of a call's time may be too short for any node.
                 let had = began.elapsed();

@@ -81,6 +81,20 @@ async fn a_deadline_says_which_limit_passed_and_where_it_was_set() {
 }
 
 #[tokio::test]
+async fn a_limit_of_seconds_passes_hardly_late() {
+    let peer = Peer::native("users-1").await;
+    peer.hang(true);
+    let channel = Registry::of([native("users-1", "http", peer.addr)]).channel();
+    channel.ready().await.unwrap();
+    let begun = Instant::now();
+    let error = text(channel.timeout(2500 * MS).get("/")).await.unwrap_err();
+    let took = begun.elapsed();
+    assert_eq!(error.kind(), CallErrorKind::Deadline);
+    assert!(took >= 2500 * MS && took < 3500 * MS, "{took:?}");
+    crate::support::until("the handler was cancelled", || peer.running() == 0).await;
+}
+
+#[tokio::test]
 async fn a_call_without_any_time_left_is_never_sent() {
     let peer = Peer::native("users-1").await;
     let channel = Registry::of([native("users-1", "http", peer.addr)]).channel();
