@@ -25,6 +25,9 @@ const DRIFT_PER_ANSWER: f64 = 10.0;
 /// Latencies whose ratio is inside the band count as equal.
 const BAND: f64 = 1.5;
 
+/// An answer is overdue after this many times the mean: beyond what answers of one kind differ by.
+const OVERDUE: f64 = 1.25;
+
 /// Latencies under this count as equal, whatever their ratio.
 const FLOOR: f64 = 1e6;
 
@@ -39,9 +42,9 @@ pub(crate) struct Latency {
     mean: AtomicU64,
     /// When the newest sample was taken.
     sampled: AtomicU64,
-    /// When the newest call began or was answered.
-    touched: AtomicU64,
-    /// When the first call after the newest sample began.
+    /// When the newest call began.
+    begun: AtomicU64,
+    /// Since when an answer is owed; 0 = none is.
     waiting: AtomicU64,
 }
 
@@ -56,18 +59,39 @@ impl Latency {
         (!self.is_unknown()).then(|| f64::from_bits(self.mean.load(Relaxed)))
     }
 
-    /// Notes that a call begins; returns for how many nanoseconds the node had not been tried.
-    pub(crate) fn begin(&self, now: Now) -> u64 {
+    /// Notes that a call begins, alone on its node or not; returns for how many nanoseconds the node had not
+    /// been tried.
+    pub(crate) fn begin(&self, now: Now, alone: bool) -> u64 {
+        let idle = self.idle(now);
         let now = now.as_nanos();
-        if self.waiting.load(Relaxed) <= self.sampled.load(Relaxed) {
+        if alone || self.waiting.load(Relaxed) == 0 {
             self.waiting.store(now, Relaxed);
         }
-        let idle = now.saturating_sub(self.touched.load(Relaxed));
-        self.touched.store(now, Relaxed);
+        self.begun.store(now, Relaxed);
         idle
     }
 
-    /// For how many nanoseconds the oldest call after the newest answer has lain there.
+    /// When the newest call began.
+    pub(crate) fn begun(&self) -> u64 {
+        self.begun.load(Relaxed)
+    }
+
+    /// For how many nanoseconds no call began or was answered.
+    fn idle(&self, now: Now) -> u64 {
+        now.as_nanos().saturating_sub(self.begun.load(Relaxed).max(self.sampled.load(Relaxed)))
+    }
+
+    /// An answer to a call that began at `begun`: the node lives, so an older call is just a long one; a younger
+    /// one is owed an answer still, at the latest since the newest began.
+    fn answered(&self, begun: u64) {
+        let waiting = self.waiting.load(Relaxed);
+        if waiting != 0 && begun >= waiting {
+            let newest = self.begun.load(Relaxed);
+            self.waiting.store(if newest > begun { newest } else { 0 }, Relaxed);
+        }
+    }
+
+    /// For how many nanoseconds an answer has been owed.
     pub(crate) fn unanswered_for(&self, now: Now) -> u64 {
         now.as_nanos().saturating_sub(self.waiting.load(Relaxed))
     }
@@ -77,22 +101,24 @@ impl Latency {
     pub(crate) fn sample(&self, call: Call, now: Now, took: u64, value: f64, median: Option<f64>) {
         let samples = self.samples.load(Relaxed);
         let sampled = self.sampled.load(Relaxed);
-        let mean = if samples == 0 || (self.is_first_answer(samples) && value <= took as f64) {
+        let known = f64::from_bits(self.mean.load(Relaxed));
+        let is_warmer = self.is_first_answer(samples) && value <= took as f64 && value < known;
+        let mean = if samples == 0 || is_warmer {
             value
         } else {
-            let mut base = f64::from_bits(self.mean.load(Relaxed));
+            let mut base = known;
             if sampled <= call.begun.as_nanos() {
                 base = drifted(base, median, call.idle as f64, self.drift_time(0.0));
             }
             let gap = now.as_nanos().saturating_sub(sampled) as f64;
-            // Until the mean has a past worth that much, every sample weighs the same.
-            let keep = (-gap / TAU).exp().min(f64::from(samples) / f64::from(samples + 1));
+            // By time from the start: were the first few to weigh the same, an early hiccup would starve the node.
+            let keep = (-gap / TAU).exp();
             base * keep + value * (1.0 - keep)
         };
         self.mean.store(mean.to_bits(), Relaxed);
         self.last.store(u32::try_from(took / 1000).unwrap_or(u32::MAX), Relaxed);
         self.sampled.store(now.as_nanos(), Relaxed);
-        self.touched.store(now.as_nanos(), Relaxed);
+        self.answered(call.begun.as_nanos());
         if samples < u32::MAX {
             self.samples.store(samples + 1, Relaxed);
         }
@@ -109,14 +135,14 @@ impl Latency {
     /// Judged at `now`, in nanoseconds; `None` when nothing is known of the node or its peers.
     pub(crate) fn judged(&self, now: Now, owes: bool, median: Option<f64>) -> Option<f64> {
         let Some(mean) = self.mean() else { return median };
-        let waiting = self.waiting.load(Relaxed);
-        let unanswered = if owes && waiting > self.sampled.load(Relaxed) {
-            now.as_nanos().saturating_sub(waiting) as f64
-        } else {
-            0.0
+        let unanswered = match self.waiting.load(Relaxed) {
+            0 => 0.0,
+            since if owes => now.as_nanos().saturating_sub(since) as f64,
+            _ => 0.0,
         };
-        let idle = now.as_nanos().saturating_sub(self.touched.load(Relaxed)) as f64;
-        let unanswered = if unanswered > mean { unanswered } else { 0.0 };
+        let idle = self.idle(now) as f64;
+        // What has lain there for clearly longer than usual is expected to lie there as long again.
+        let unanswered = if unanswered > mean * OVERDUE { unanswered * 2.0 } else { 0.0 };
         let mean = match median {
             Some(median) if self.is_first_answer(self.samples.load(Relaxed)) => mean.min(median * BAND),
             _ => mean,
@@ -126,7 +152,7 @@ impl Latency {
 
     /// Whether all that is known is one answer. A process is slow at its first one (caches, pools, lazy
     /// set-up), which says little of the next: a node is judged like its peers until it gave a second one,
-    /// and the second replaces the first. A penalty is no answer and stays.
+    /// and a faster second replaces the first. A penalty is no answer and stays.
     fn is_first_answer(&self, samples: u32) -> bool {
         let answer = (f64::from(self.last.load(Relaxed)) + 1.0) * 1000.0;
         samples == 1 && f64::from_bits(self.mean.load(Relaxed)) <= answer
@@ -140,7 +166,7 @@ impl Latency {
             self.mean.store(median.to_bits(), Relaxed);
         }
         self.last.store(0, Relaxed);
-        self.touched.store(0, Relaxed);
+        self.begun.store(0, Relaxed);
         self.waiting.store(0, Relaxed);
     }
 
@@ -148,7 +174,7 @@ impl Latency {
     pub(crate) fn reset(&self) {
         self.samples.store(0, Relaxed);
         self.last.store(0, Relaxed);
-        for field in [&self.mean, &self.sampled, &self.touched, &self.waiting] {
+        for field in [&self.mean, &self.sampled, &self.begun, &self.waiting] {
             field.store(0, Relaxed);
         }
     }
@@ -191,7 +217,7 @@ mod tests {
     }
 
     fn call(latency: &Latency, from: u64, to: u64) {
-        let idle = latency.begin(at(from));
+        let idle = latency.begin(at(from), true);
         let took = (to - from) * MS;
         latency.sample(Call { begun: at(from), idle }, at(to), took, took as f64, Some(10e6));
     }
@@ -208,9 +234,17 @@ mod tests {
     }
 
     #[test]
+    fn an_early_hiccup_does_not_starve_a_node() {
+        let latency = Latency::default();
+        call(&latency, 0, 10);
+        call(&latency, 20, 120);
+        assert!(alike(latency.judged(at(121), false, Some(10e6)).unwrap(), 10e6));
+    }
+
+    #[test]
     fn an_untried_node_is_judged_like_its_peers_after_a_second() {
         let latency = Latency::default();
-        call(&latency, 0, 0);
+        call(&latency, 0, 90);
         call(&latency, 0, 90);
         assert_eq!(latency.judged(at(90), false, Some(10e6)), Some(90e6));
         assert_eq!(latency.judged(at(590), false, Some(10e6)), Some(50e6));
@@ -235,22 +269,42 @@ mod tests {
     #[test]
     fn a_slow_node_is_tried_again_after_ten_times_its_answer_time() {
         let latency = Latency::default();
-        call(&latency, 0, 0);
+        call(&latency, 0, 2_000);
         call(&latency, 0, 2_000);
         assert!(latency.judged(at(12_000), false, Some(10e6)).unwrap() > 900e6);
         assert_eq!(latency.judged(at(22_000), false, Some(10e6)), Some(10e6));
+    }
+
+    fn owed(latency: &Latency, now: u64) -> f64 {
+        latency.judged(at(now), true, Some(10e6)).unwrap()
+    }
+
+    fn answer(latency: &Latency, from: u64, to: u64) {
+        latency.sample(Call { begun: at(from), idle: 0 }, at(to), (to - from) * MS, 10e6, Some(10e6));
     }
 
     #[test]
     fn an_unanswered_call_is_a_lower_bound_while_it_lies_there() {
         let latency = Latency::default();
         call(&latency, 0, 10);
-        latency.begin(at(20));
-        latency.begin(at(60));
-        assert!(latency.judged(at(120), true, Some(10e6)).unwrap() > 90e6);
+        latency.begin(at(20), true);
+        latency.begin(at(60), false);
+        assert!(owed(&latency, 120) > 90e6);
         // An answer to a later call shows that the node lives: the earlier one is just long.
-        latency.sample(Call { begun: at(60), idle: 0 }, at(130), 10 * MS, 10e6, Some(10e6));
-        latency.begin(at(131));
-        assert!(latency.judged(at(140), true, Some(10e6)).unwrap() < 15e6);
+        answer(&latency, 60, 130);
+        latency.begin(at(131), false);
+        assert!(owed(&latency, 140) < 15e6);
+    }
+
+    #[test]
+    fn an_answer_to_an_older_call_does_not_excuse_the_younger_ones() {
+        let latency = Latency::default();
+        call(&latency, 0, 10);
+        latency.begin(at(20), true);
+        latency.begin(at(24), false);
+        latency.begin(at(25), false);
+        answer(&latency, 20, 30);
+        assert!(owed(&latency, 34) < 15e6);
+        assert!(owed(&latency, 40) > 25e6, "the ones of 24 and 25 are overdue");
     }
 }

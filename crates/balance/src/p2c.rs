@@ -282,7 +282,8 @@ fn standing(node: &Node, now: Now, panicking: bool) -> Standing {
     }
 }
 
-/// The cheaper one; `first` when they cost the same.
+/// The cheaper one. Of two idle ones that weigh the same, the one not tried for longer; at equal cost else `first`.
+/// (Among busy ones that would favour the one that is kept away from because it is slow.)
 fn better<'a>(first: &'a Member, second: &'a Member, now: Now, peers: &Peers) -> &'a Member {
     let median = peers.median_nanos();
     let load = |member: &Member| {
@@ -296,6 +297,9 @@ fn better<'a>(first: &'a Member, second: &'a Member, now: Now, peers: &Peers) ->
     let second_is_better = match (first_latency, second_latency) {
         (Some(a), Some(b)) if !alike(a, b) => {
             b * (second_calls + 1.0) / second_weight < a * (first_calls + 1.0) / first_weight
+        }
+        _ if first_calls + second_calls == 0.0 && first_weight == second_weight => {
+            second.node().latency.begun() < first.node().latency.begun()
         }
         // Alike: by load. Both before and after taking the call, else an idle light node would never get one
         // beside an idle heavy node.

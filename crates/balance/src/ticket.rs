@@ -88,14 +88,15 @@ impl Node {
             },
             _ => slot,
         };
-        if self.inflight.fetch_add(1, Relaxed) >= self.capacity() {
+        let others = self.inflight.fetch_add(1, Relaxed);
+        if others >= self.capacity() {
             self.inflight.fetch_sub(1, Relaxed);
             if slot != Slot::None {
                 self.state.fetch_and(!PROBED, Relaxed);
             }
             return None;
         }
-        let idle = self.latency.begin(now);
+        let idle = self.latency.begin(now, others == 0);
         let call = Call { begun: now, idle };
         Some(Ticket { node: Arc::clone(self), call, answered: false, finished: false, slot })
     }

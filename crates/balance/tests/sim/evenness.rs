@@ -3,7 +3,7 @@
 use meshwork_balance::{P2c, Policy, RoundRobin};
 
 use crate::{
-    SEEDS,
+    seeds,
     world::{Load, MS, Reply, Rng, SECOND, World},
 };
 
@@ -15,9 +15,11 @@ fn handler(base: u64) -> impl FnMut(&mut Rng, usize, u64) -> Reply {
     }
 }
 
-fn worst(policy: &dyn Policy, base: u64, per_second: f64, seconds: u64) -> (f64, f64, usize) {
-    let (mut run, mut window, mut first) = (0.0f64, 0.0f64, 0);
-    for seed in 0..SEEDS {
+/// Two of three nodes in a hiccup at once (some in 2 000 first moments at 2 000 rps) leave the third alone for up to
+/// 15 ms; more seeds than the default meet that.
+fn worst(name: &str, policy: &dyn Policy, base: u64, per_second: f64, seconds: u64) -> (f64, f64, usize) {
+    let (mut run, mut window, mut first, mut above) = (0.0f64, 0.0f64, 0, 0);
+    for seed in 0..seeds() {
         let load = Load::new(3, per_second, seconds);
         let record = World::new(seed, &load, policy).run(&load, handler(base));
         run = run.max(record.unevenness(3, 0, u64::MAX));
@@ -28,12 +30,16 @@ fn worst(policy: &dyn Policy, base: u64, per_second: f64, seconds: u64) -> (f64,
         calls.sort_unstable();
         let mut shares = [0; 3];
         calls.iter().take(30).for_each(|(_, node)| shares[*node] += 1);
-        first = first.max(shares.into_iter().max().expect("three"));
+        let most = shares.into_iter().max().expect("three");
+        first = first.max(most);
+        above += usize::from(most > 20);
         assert_eq!(record.failed() + record.unpicked, 0, "seed {seed}");
     }
     println!(
-        "scenario 26 (sim): {} us, {per_second} rps: worst of {SEEDS} seeds over the run {:.1} %, in 5 s {:.1} %, first 30 {first}",
+        "scenario 26 (sim), {name}: {} us, {per_second} rps: worst of {} seeds over the run {:.1} %, in 5 s {:.1} %, \
+         first 30 {first} (above 20 in {above})",
         base / 1000,
+        seeds(),
         run * 100.0,
         window * 100.0
     );
@@ -45,7 +51,7 @@ fn p2c_is_even_for_equal_nodes_at_every_rate() {
     let p2c = P2c::default();
     for base in [300_000, 5 * MS] {
         for (per_second, seconds) in [(100.0, 30), (500.0, 30), (2_000.0, 10)] {
-            let (run, window, first) = worst(&p2c, base, per_second, seconds);
+            let (run, window, first) = worst("p2c", &p2c, base, per_second, seconds);
             assert!(run <= 0.10, "over the run: {run}");
             assert!(window <= 0.30, "in 5 s: {window}");
             assert!(first <= 20, "first 30 calls: {first}");
@@ -83,6 +89,6 @@ fn a_new_node_gets_its_share_slowly() {
 
 #[test]
 fn round_robin_is_even_too() {
-    let (run, _, _) = worst(&RoundRobin::default(), 300_000, 500.0, 10);
+    let (run, _, _) = worst("round robin", &RoundRobin::default(), 300_000, 500.0, 10);
     assert!(run <= 0.01, "{run}");
 }

@@ -5,6 +5,9 @@ mod failing;
 mod slow;
 mod world;
 
-/// How many seeds the short scenarios run with, and four times as many as the long ones; the seed of a failure is
-/// in its message.
-const SEEDS: u64 = 200;
+/// How many seeds a scenario runs with; the seed of a failure is in its message. `MESHWORK_SIM_SEEDS` sets another
+/// number; some scenarios, each of which says so in its line, run with a part of it.
+fn seeds() -> u64 {
+    let set = std::env::var("MESHWORK_SIM_SEEDS").ok();
+    set.map_or(200, |text| text.parse().expect("MESHWORK_SIM_SEEDS is a number"))
+}

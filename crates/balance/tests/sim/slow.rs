@@ -3,26 +3,30 @@
 use meshwork_balance::P2c;
 
 use crate::{
-    SEEDS,
+    seeds,
     world::{Load, MS, Reply, Rng, SECOND, World},
 };
 
 #[test]
 fn a_frozen_node_costs_a_few_time_outs() {
-    let mut worst = 0;
-    for seed in 0..SEEDS {
+    let (mut worst, mut above) = (0, 0);
+    for seed in 0..seeds() {
         let load = Load { deadline: 2 * SECOND, ..Load::new(3, 500.0, 20) };
         let record = World::new(seed, &load, &P2c::default()).run(&load, frozen);
         worst = worst.max(record.failed());
+        above += usize::from(record.failed() > 5);
     }
-    println!("scenario 2 (sim): {SEEDS} seeds, 500 rps, one of 3 frozen for 10 s: at most {worst} time-outs");
+    println!(
+        "scenario 2 (sim): {} seeds, 500 rps, one of 3 frozen for 10 s: at most {worst} time-outs, above 5 in {above}",
+        seeds()
+    );
     assert!(worst <= 5, "{worst}");
 }
 
 #[test]
 fn a_frozen_node_costs_nothing_with_an_attempt_time_out_and_a_retry() {
     let (mut p99, mut max) = (0, 0);
-    for seed in 0..SEEDS {
+    for seed in 0..seeds() {
         let load = Load {
             deadline: 2 * SECOND,
             attempt_timeout: Some(250 * MS),
@@ -52,7 +56,7 @@ fn frozen(rng: &mut Rng, node: usize, at: u64) -> Reply {
 fn a_slow_node_is_left_alone_by_one_ten_and_a_hundred_channels() {
     for (channels, least) in [(1, 0.9990), (10, 0.9985), (100, 0.995)] {
         let mut worst = 1.0f64;
-        for seed in 0..SEEDS / 4 {
+        for seed in 0..seeds() / 4 {
             let load = Load { channels, deadline: 10 * SECOND, ..Load::new(11, 1_000.0, 60) };
             let record = World::new(seed, &load, &P2c::default()).run(&load, |rng, node, at| {
                 let slow = node == 0 && (15 * SECOND..45 * SECOND).contains(&at);
@@ -60,7 +64,11 @@ fn a_slow_node_is_left_alone_by_one_ten_and_a_hundred_channels() {
             });
             worst = worst.min(record.within(SECOND));
         }
-        println!("scenario 6 (sim): {channels} channels: within 1 s {:.3} %", worst * 100.0);
+        println!(
+            "scenario 6 (sim): {channels} channels, worst of {} seeds: within 1 s {:.3} %",
+            seeds() / 4,
+            worst * 100.0
+        );
         assert!(worst >= least, "{channels} channels: {worst}");
     }
 }

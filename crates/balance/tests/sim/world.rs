@@ -24,15 +24,13 @@ pub(crate) struct Rng(u64);
 
 impl Rng {
     pub(crate) fn new(seed: u64) -> Self {
-        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15))
+        // Scrambled: the state grows by a constant, so neighbouring states are one stream, some draws apart.
+        Self(scrambled(seed ^ 0x6a09_e667_f3bc_c909))
     }
 
     pub(crate) fn bits(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+        scrambled(self.0)
     }
 
     /// Uniform in 0..1, never 0.
@@ -52,6 +50,25 @@ impl Rng {
     pub(crate) fn gap(&mut self, per_second: f64) -> u64 {
         (-self.unit().ln() / per_second * SECOND as f64) as u64
     }
+}
+
+/// The finisher of splitmix64.
+fn scrambled(mut z: u64) -> u64 {
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+#[test]
+fn seeds_are_streams_of_their_own() {
+    let draws = |seed| {
+        let mut rng = Rng::new(seed);
+        (0..300).map(move |_| rng.bits()).collect::<Vec<_>>()
+    };
+    let mut all: Vec<u64> = (0..300).flat_map(draws).collect();
+    all.sort_unstable();
+    all.dedup();
+    assert_eq!(all.len(), 300 * 300, "a draw of one seed comes again in another");
 }
 
 /// What a server does with a call.
