@@ -145,7 +145,8 @@ where
             .with_service(&shared.service)
     })?;
     // Written before the headers are copied for an attempt: a copy has no room for more.
-    if let Some(bound) = deadline.exchange(upload.is_stream()) {
+    // The client's own limit stays here: it ends at the head, and the peer would cut the body by it.
+    if let Some(bound) = deadline.body() {
         let (is_grpc, config) = (said.kind == Kind::Grpc, &shared.config);
         deadline::write_first(&mut head.headers, is_grpc, bound, begun, head.uri.path(), config);
     }
@@ -330,7 +331,7 @@ impl Call {
             },
         };
         let bound = self.deadline.exchange(self.upload.is_stream());
-        let request = self.request(&flight, body, bound, now);
+        let request = self.request(&flight, body, self.deadline.body(), now);
         let limit = self.attempt_limit();
         let attempt_ends = limit.and_then(|limit| now.checked_add(limit));
         let ends = bound.map(Bound::at).into_iter().chain(attempt_ends).min();

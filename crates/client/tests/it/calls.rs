@@ -111,7 +111,7 @@ async fn a_handlers_deadline_lane_and_attempt_travel_and_detached_leaves_them_as
     let peer = Peer::native("users-1").await;
     peer.script(|request| {
         let seen = |name: &str| request.headers().get(name).map_or("-", |value| value.to_str().unwrap());
-        let timeout = meshwork_core::timeout::parse(seen("meshwork-timeout")).unwrap();
+        let timeout = meshwork_core::timeout::parse(seen("meshwork-timeout")).unwrap_or_default();
         let within = timeout <= Duration::from_millis(500) && timeout > Duration::from_millis(300);
         let (lane, priority) = (seen("meshwork-lane"), seen("meshwork-priority"));
         let (attempt, trace) = (seen("meshwork-attempt"), seen("traceparent"));
