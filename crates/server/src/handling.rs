@@ -8,6 +8,7 @@ use std::{
     pin::Pin,
     sync::atomic::Ordering::Relaxed,
     task::{Poll, ready},
+    time::Duration,
 };
 
 use axum::routing::future::RouteFuture;
@@ -21,6 +22,10 @@ use tokio::{
 use tonic::Code;
 
 use crate::{answer, body::Body, conn::InFlight, drain::CutKind, shared::Stage};
+
+/// How long after the deadline we answer that it passed. The caller has the same deadline and knows who set
+/// it: its own error says more than our answer would.
+const GRACE: Duration = Duration::from_millis(10);
 
 pin_project! {
     /// The future of one request: an answer that is there, or a handler inside its context.
@@ -94,7 +99,7 @@ impl Future for Handling {
 impl Running {
     fn poll_deadline(&mut self, cx: &mut std::task::Context<'_>) -> Poll<()> {
         let Some(deadline) = self.context.deadline else { return Poll::Pending };
-        self.sleep.get_or_insert_with(|| Box::pin(time::sleep_until(deadline))).as_mut().poll(cx)
+        self.sleep.get_or_insert_with(|| Box::pin(time::sleep_until(deadline + GRACE))).as_mut().poll(cx)
     }
 
     fn answer(self, answer: Response<axum::body::Body>) -> Response<Body> {
