@@ -58,15 +58,12 @@ impl App {
         self
     }
 
-    /// Configuration in code: TOML that wins over files and environment variables. Again = added.
+    /// Configuration in code: TOML that wins over files and environment variables. Again = over
+    /// what was given before.
     ///
     /// Must come before the first [`channel`](Self::channel) or [`config`](Self::config).
     pub fn with_config(self, toml: impl AsRef<str>) -> Self {
-        self.shared.lazy.set("with_config", |setup| {
-            let all = setup.config.get_or_insert_default();
-            all.push_str(toml.as_ref());
-            all.push('\n');
-        });
+        self.shared.lazy.set("with_config", |setup| setup.config.push(toml.as_ref().to_owned()));
         self
     }
 

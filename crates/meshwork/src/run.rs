@@ -53,21 +53,27 @@ pub(crate) async fn run(
     };
     let mut until = pin!(until);
     let began = Instant::now();
-    let running = select! {
-        running = start(&shared, services, warm_up, began) => running,
-        () = &mut until => { control.stop("serve_until"); Err(None) }
-        stop = control.asked() => { tracing::info!(cause = %stop.cause, "stopped before it served"); Err(None) }
+    let mut until_over = false;
+    let mut starting = pin!(start(&shared, services, warm_up, began));
+    let started = loop {
+        select! {
+            started = &mut starting => break started,
+            () = &mut until, if !until_over => {
+                until_over = true;
+                control.stop("serve_until");
+            }
+        }
     };
-    let running = match running {
+    let running = match started {
         Ok(running) => running,
         Err(fault) => {
-            // Whatever was begun is undone by dropping it; a claim under way is released by its keeper.
-            undo(&shared).await;
             control.enter(Phase::Stopped);
-            return match fault {
-                Some(fault) => Err(fault),
-                None => Ok(Report { cause: control.asked().await.cause, ..Report::default() }),
-            };
+            if let Some(fault) = fault {
+                return Err(fault);
+            }
+            let stop = control.asked().await;
+            tracing::info!(cause = %stop.cause, "stopped before it served");
+            return Ok(Report { cause: stop.cause, took: stop.since.elapsed(), ..Report::default() });
         }
     };
     control.enter(Phase::Serving);
@@ -79,7 +85,10 @@ pub(crate) async fn run(
     let stop = loop {
         select! {
             stop = control.asked() => break stop,
-            () = &mut until => control.stop("serve_until"),
+            () = &mut until, if !until_over => {
+                until_over = true;
+                control.stop("serve_until");
+            }
             result = &mut turn, if !hooks_done => {
                 hooks_done = true;
                 if let Err(error) = result {
@@ -106,22 +115,44 @@ struct Running {
     _following: Option<Task>,
 }
 
-/// `Err(None)` = asked to stop meanwhile.
+/// An app that could serve, before the registry knows of it.
+struct Prepared {
+    wiring: Arc<Wiring>,
+    serving: Option<Serving>,
+    instance: Instance,
+    identity: Identity,
+}
+
+/// `Err(None)` = asked to stop meanwhile. Whatever was begun is undone when this returns an error.
 async fn start(
     shared: &Arc<Shared>,
     services: Services,
     warm_up: Vec<Hook>,
     began: Instant,
 ) -> Result<Running, Option<RunError>> {
+    let prepared = select! {
+        prepared = prepare(shared, services, warm_up) => prepared?,
+        _stop = shared.control.asked() => return Err(None),
+    };
+    let Prepared { wiring, serving, instance, identity } = prepared;
+    let following = match instance.endpoints.is_empty() {
+        true => None,
+        false => announce(shared, &wiring, identity, instance, began).await?,
+    };
+    shared.health.set_serving(true);
+    Ok(Running { wiring, serving, _following: following })
+}
+
+/// Wires, binds, serves unready, warms up.
+async fn prepare(shared: &Arc<Shared>, services: Services, warm_up: Vec<Hook>) -> Result<Prepared, RunError> {
     let wired = shared.lazy.get().cloned();
     if let Some(fault) = shared.lazy.take_fault() {
-        return Err(Some(fault));
+        return Err(fault);
     }
     let Some(wiring) = wired else {
-        let told = Error::invalid("configuration could not be read, as reported before");
-        return Err(Some(RunError::Setup(told)));
+        return Err(RunError::Setup(Error::invalid("configuration could not be read, as reported before")));
     };
-    wiring.config.check_sections().map_err(RunError::from)?;
+    wiring.config.check_sections()?;
     for ignored in wiring.config.ignored_variables() {
         let meant = ignored.meant.as_deref().unwrap_or_default();
         tracing::warn!(variable = %ignored.name, meant, "environment variable ignored");
@@ -130,7 +161,6 @@ async fn start(
     shared.set_bound(bound.iter().map(|bound| bound.listener.local_addr()).collect());
 
     let mut instance = bind::record(&wiring, &bound)?;
-    shared.apply_changes(&mut instance);
     let identity = Identity::new();
     identity.set([(&instance.service, &instance.id)]);
     let mut bound = bound.into_iter();
@@ -147,12 +177,8 @@ async fn start(
     }
     eager(&wiring).await?;
     shared.health.parts_ready().await;
-    let following = match instance.endpoints.is_empty() {
-        true => None,
-        false => announce(shared, &wiring, identity, instance, began).await?,
-    };
-    shared.health.set_serving(true);
-    Ok(Running { wiring, serving, _following: following })
+    shared.apply_changes(&mut instance);
+    Ok(Prepared { wiring, serving, instance, identity })
 }
 
 /// Waits for the first answer about every client with `eager = true`; fails on none.
@@ -177,7 +203,7 @@ async fn announce(
     identity: Identity,
     instance: Instance,
     began: Instant,
-) -> Result<Option<Task>, RunError> {
+) -> Result<Option<Task>, Option<RunError>> {
     let Some(registry) = &wiring.parts.registry else {
         tracing::info!(registry = %wiring.parts.description, "registry does not announce, serving unannounced");
         return Ok(None);
@@ -186,7 +212,13 @@ async fn announce(
     let service = instance.service.clone();
     let registration = registry.register(instance);
     let mut state = registration.state();
-    let outcome = timeout_at(began + settings.start_timeout, registration.live()).await;
+    let outcome = select! {
+        outcome = timeout_at(began + settings.start_timeout, registration.live()) => outcome,
+        _stop = shared.control.asked() => {
+            let _unconfirmed = timeout(DEREGISTER, registration.deregister()).await;
+            return Err(None);
+        }
+    };
     let cause = match outcome {
         Ok(Ok(())) => None,
         Ok(Err(cause)) => Some(Some(cause)),
@@ -200,7 +232,7 @@ async fn announce(
             let registry = wiring.parts.description.clone();
             // Whatever the keeper may have sent is taken back before the process ends.
             let _unconfirmed = timeout(DEREGISTER, registration.deregister()).await;
-            return Err(RunError::Registry { registry, waited: began.elapsed(), cause });
+            return Err(Some(RunError::Registry { registry, waited: began.elapsed(), cause }));
         }
         let error = cause.as_deref().map(|cause| ErrorChain(cause).to_string()).unwrap_or_default();
         tracing::warn!(%service, error, "not announced yet and not found by others, serving all the same");
@@ -228,13 +260,6 @@ async fn serving_hooks(hooks: Vec<Hook>, handle: &Handle) -> Result<(), meshwork
         hook(handle.clone()).await?;
     }
     Ok(())
-}
-
-/// Takes back what a start that failed may have left.
-async fn undo(shared: &Shared) {
-    if let Some(registration) = shared.take_registration() {
-        let _unconfirmed = timeout(DEREGISTER, registration.deregister()).await;
-    }
 }
 
 /// The walk of stopping; nothing in it may fail, only be reported.

@@ -1,7 +1,7 @@
 //! From the configuration's words to the settings of server and client.
 
 use meshwork_client::{ClientConfig, Limit, MethodConfig};
-use meshwork_config::Config;
+use meshwork_config::{Config, Origin};
 use meshwork_core::Scheme;
 use meshwork_server::ServerConfig;
 
@@ -28,8 +28,10 @@ pub(crate) fn client(config: &Config, service: &str) -> ClientConfig {
     let said = config.client(service);
     let limit = |key: &str, duration| {
         let key = format!("client.{service}.{key}");
-        let origin = config.origin(&key);
-        Limit::new(duration, format!("`{key}` ({origin})"))
+        match config.origin(&key) {
+            Origin::Default => Limit::fallback(duration, format!("the default of `{key}`")),
+            origin => Limit::new(duration, format!("`{key}` ({origin})")),
+        }
     };
     let mut client = ClientConfig::default();
     client.timeout = (!said.timeout.is_zero()).then(|| limit("timeout", said.timeout));

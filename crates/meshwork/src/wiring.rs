@@ -15,7 +15,7 @@ use crate::{RunError, assemble, channels::Channels};
 #[derive(Default)]
 pub(crate) struct Setup {
     pub(crate) backend: Option<Box<dyn Backend>>,
-    pub(crate) config: Option<String>,
+    pub(crate) config: Vec<String>,
     pub(crate) environment: Option<String>,
     pub(crate) build: BuildInfo,
 }
@@ -84,7 +84,7 @@ fn wire(setup: Setup) -> Result<Wiring, RunError> {
     if let Some(environment) = setup.environment {
         builder = builder.environment(environment);
     }
-    if let Some(toml) = setup.config {
+    for toml in setup.config {
         builder = builder.code(toml);
     }
     let config = builder.build()?;
