@@ -3,6 +3,7 @@
 use std::{fmt, sync::Arc};
 
 use meshwork_core::{Announcer, Discovery, Instance, Query, Registration, Registry, Source, Watch};
+use tokio_util::sync::DropGuard;
 
 use crate::{
     DriverOptions, Stats,
@@ -18,12 +19,16 @@ use crate::{
 pub struct Driven<B> {
     engine: Arc<Engine<B>>,
     topics: Arc<Topics>,
+    /// Goes with the last clone.
+    owner: Arc<DropGuard>,
 }
 
 impl<B> Driven<B> {
     /// Wraps `backend`. Does nothing until the first watch or registration.
     pub fn new(backend: B, options: DriverOptions) -> Self {
-        Self { engine: Arc::new(Engine::new(backend, options)), topics: Arc::default() }
+        let engine = Engine::new(backend, options);
+        let owner = Arc::new(engine.abandoned.clone().drop_guard());
+        Self { engine: Arc::new(engine), topics: Arc::default(), owner }
     }
 
     /// The backend.
@@ -70,7 +75,8 @@ impl<B: Announcer> Registry for Driven<B> {
 
 impl<B> Clone for Driven<B> {
     fn clone(&self) -> Self {
-        Self { engine: Arc::clone(&self.engine), topics: Arc::clone(&self.topics) }
+        let (engine, topics) = (Arc::clone(&self.engine), Arc::clone(&self.topics));
+        Self { engine, topics, owner: Arc::clone(&self.owner) }
     }
 }
 

@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use meshwork_core::Drive;
 use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     Dice, DriverOptions, Stats,
@@ -16,6 +17,8 @@ pub(crate) struct Engine<B> {
     pub(crate) stats: Arc<Stats>,
     /// The turns of subscriptions that read their first set.
     pub(crate) lists: Arc<Semaphore>,
+    /// Cancelled when nobody is left who could ask for another watch: nothing lingers then.
+    pub(crate) abandoned: CancellationToken,
     pilot: Pilot,
     dice: Mutex<Dice>,
 }
@@ -26,6 +29,7 @@ impl<B> Engine<B> {
             backend: Arc::new(backend),
             stats: Arc::default(),
             lists: Arc::new(Semaphore::new(options.lists.max(1))),
+            abandoned: CancellationToken::new(),
             pilot: Pilot::default(),
             dice: Mutex::new(Dice::new(options.seed)),
             options,

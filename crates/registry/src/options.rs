@@ -21,7 +21,8 @@ pub struct DriverOptions {
     /// The shortest time between two publications of one view; the first change after a calm is
     /// published at once. Default 20 ms.
     pub coalesce: Duration,
-    /// How long a subscription lives on after its last watch. Default 30 s.
+    /// How long a subscription lives on after its last watch, unless the last handle to its backend is gone.
+    /// Default 30 s.
     pub linger: Duration,
     /// The longest that leaving takes: mark and release together. Default 2 s.
     pub leave_within: Duration,

@@ -51,6 +51,10 @@ impl<B: Source> Shell<B> {
                 biased;
                 () = until(deadline) => Event::Due,
                 () = self.topic.turned.notified() => Event::Watched(self.topic.is_watched()),
+                () = self.engine.abandoned.cancelled(), if !self.topic.is_watched() => {
+                    self.topics.retire(&self.topic);
+                    return;
+                }
                 Some((id, what)) = observations.recv() => Event::Saw(id, what),
                 event = self.feed.next() => event,
             };

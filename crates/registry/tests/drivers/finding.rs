@@ -26,6 +26,21 @@ async fn equal_queries_share_one_subscription_and_other_parameters_do_not() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn nothing_lingers_when_nobody_is_left_who_could_watch_again() {
+    let driven = driven(Answer::Well);
+    let backend = std::sync::Arc::clone(driven.backend());
+    let watch = driven.watch(&Query::new(service("users")));
+    watch.ready().await;
+    drop(driven);
+    sleep(Duration::from_secs(60)).await;
+    assert_eq!(backend.counts.open.load(SeqCst), 1, "a watched one stays without its driver");
+    let began = Instant::now();
+    drop(watch);
+    eventually("nothing lingers", || backend.counts.open.load(SeqCst) == 0).await;
+    assert!(began.elapsed() < Duration::from_secs(5));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_subscription_lingers_for_30_s_after_its_last_watch() {
     let driven = driven(Answer::Well);
     let query = Query::new(service("users"));
