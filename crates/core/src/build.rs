@@ -7,7 +7,7 @@ use crate::Timestamp;
 /// [`build_info!`](crate::build_info) fills it in the author's crate at compile time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct BuildInfo {
+pub struct Build {
     /// The package's version.
     pub version: &'static str,
     /// The commit it was built from, if the build said so.
@@ -16,7 +16,7 @@ pub struct BuildInfo {
     pub epoch: Option<&'static str>,
 }
 
-impl BuildInfo {
+impl Build {
     /// The version of Meshwork.
     pub const FRAME_VERSION: &'static str = env!("CARGO_PKG_VERSION");
 
@@ -48,7 +48,7 @@ impl BuildInfo {
     }
 }
 
-/// The [`BuildInfo`] of the crate in which it is written.
+/// The [`Build`] of the crate in which it is written.
 ///
 /// The commit is taken from the environment variable `MESHWORK_BUILD_COMMIT` and the time from
 /// `SOURCE_DATE_EPOCH` (seconds since 1970, as reproducible builds set it), both read at compile time.
@@ -60,7 +60,7 @@ impl BuildInfo {
 #[macro_export]
 macro_rules! build_info {
     () => {
-        $crate::BuildInfo::new(
+        $crate::Build::new(
             env!("CARGO_PKG_VERSION"),
             option_env!("MESHWORK_BUILD_COMMIT"),
             option_env!("SOURCE_DATE_EPOCH"),
@@ -74,14 +74,14 @@ mod tests {
 
     #[test]
     fn a_known_commit_is_part_of_the_version() {
-        let build = BuildInfo::new("1.2.3", Some("0123456789abcdef"), Some("1700000000"));
+        let build = Build::new("1.2.3", Some("0123456789abcdef"), Some("1700000000"));
         assert_eq!(build.full_version(), "1.2.3+0123456789ab");
         assert_eq!(build.time(), Some(Timestamp::from_millis(1_700_000_000_000)));
-        assert_eq!(BuildInfo::new("1.2.3", None, None).full_version(), "1.2.3");
+        assert_eq!(Build::new("1.2.3", None, None).full_version(), "1.2.3");
     }
 
     #[test]
     fn without_a_word_from_the_build_the_executable_tells_its_age() {
-        assert!(BuildInfo::new("1", None, None).time().is_some());
+        assert!(Build::new("1", None, None).time().is_some());
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::{BuildInfo, Endpoint, InstanceId, Labels, ServiceName, Timestamp};
+use crate::{Build, Endpoint, InstanceId, Labels, ServiceName, Timestamp};
 
 /// Whether an instance takes new calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
@@ -106,7 +106,7 @@ impl Instance {
             weight: Self::DEFAULT_WEIGHT,
             deployment: "".into(),
             app_version: "".into(),
-            frame_version: BuildInfo::FRAME_VERSION.into(),
+            frame_version: Build::FRAME_VERSION.into(),
             build_time: None,
             start_time: Some(Timestamp::now()),
             status: Status::Up,

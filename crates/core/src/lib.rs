@@ -31,7 +31,7 @@ mod wire;
 
 pub use address::AddressRules;
 pub use backend::{Announcer, Backend, BoxFuture, Change, Changes, Drive, Parts, Source};
-pub use build::BuildInfo;
+pub use build::Build;
 pub use context::{Context, Priority};
 pub use delivered::{Delivered, Verdict};
 pub use dialect::{Decoded, Dialect, Native, Record};

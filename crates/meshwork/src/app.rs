@@ -5,7 +5,7 @@ use std::{convert::Infallible, future::Future, process::ExitCode, sync::Arc};
 use axum::{Router, response::IntoResponse, routing::Route};
 use meshwork_client::Channel;
 use meshwork_config::ConfigError;
-use meshwork_core::{Backend, BuildInfo, Error, ErrorChain};
+use meshwork_core::{Backend, Build, Error, ErrorChain};
 use meshwork_server::{Services, Split};
 use serde::de::DeserializeOwned;
 use tower_layer::Layer;
@@ -75,7 +75,7 @@ impl App {
     }
 
     /// What the record says of the build; see [`build_info!`](crate::build_info).
-    pub fn with_build(self, build: BuildInfo) -> Self {
+    pub fn with_build(self, build: Build) -> Self {
         self.shared.lazy.set("with_build", |setup| setup.build = build);
         self
     }

@@ -49,8 +49,8 @@ pub use hooks::Outcome;
 pub use meshwork_client::{CallError, CallOptions, Channel, OptionsExt};
 pub use meshwork_config as config;
 pub use meshwork_core::{
-    BoxError, BuildInfo, Context, Endpoint, Error, ErrorChain, ErrorKind, Instance, InstanceId, Phase,
-    Priority, ServiceName, build_info,
+    BoxError, Build, Context, Endpoint, Error, ErrorChain, ErrorKind, Instance, InstanceId, Phase, Priority,
+    ServiceName, build_info,
 };
 pub use meshwork_registry::{Fixed, Local, Memory};
 #[cfg(feature = "consul")]

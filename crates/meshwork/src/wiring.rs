@@ -7,7 +7,7 @@ use std::{
 };
 
 use meshwork_config::Config;
-use meshwork_core::{Backend, BuildInfo, Error, Parts, ServiceName};
+use meshwork_core::{Backend, Build, Error, Parts, ServiceName};
 
 use crate::{RunError, assemble, channels::Channels};
 
@@ -17,7 +17,7 @@ pub(crate) struct Setup {
     pub(crate) backend: Option<Box<dyn Backend>>,
     pub(crate) config: Vec<String>,
     pub(crate) environment: Option<String>,
-    pub(crate) build: BuildInfo,
+    pub(crate) build: Build,
 }
 
 /// The result: read-only from then on.
@@ -25,7 +25,7 @@ pub(crate) struct Wiring {
     pub(crate) config: Config,
     pub(crate) env: Arc<str>,
     pub(crate) service: ServiceName,
-    pub(crate) build: BuildInfo,
+    pub(crate) build: Build,
     pub(crate) parts: Parts,
     pub(crate) channels: Channels,
 }

@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use meshwork_core::{Endpoint, Error, Instance};
+use meshwork_registry::durations;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use crate::durations::{self, for_consul};
+use crate::durations::for_consul;
 
 /// What our server answers by itself.
 const READY_PATH: &str = "/.meshwork/ready";

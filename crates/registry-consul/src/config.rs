@@ -3,9 +3,10 @@
 use std::{collections::BTreeSet, path::PathBuf, time::Duration};
 
 use meshwork_core::{Error, Host};
+use meshwork_registry::durations;
 use serde::{Deserialize, Serialize};
 
-use crate::{address::Address, checks::Check, durations, names::Names, secret::Secret, texts};
+use crate::{address::Address, checks::Check, names::Names, secret::Secret, texts};
 
 const DEFAULT_ADDRESS: &str = "http://127.0.0.1:8500";
 /// Consul's own rule.

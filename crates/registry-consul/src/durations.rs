@@ -1,35 +1,8 @@
-//! Durations in configuration: a number and a unit, `"15s"`.
+//! Durations as Consul writes them.
 
-use std::{fmt, time::Duration};
+use std::time::Duration;
 
-use serde::{
-    Deserializer, Serializer,
-    de::{self, Visitor},
-};
-
-struct Text;
-
-impl Visitor<'_> for Text {
-    type Value = Duration;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a duration with its unit, for instance \"15s\" or \"500ms\"")
-    }
-
-    fn visit_str<E: de::Error>(self, text: &str) -> Result<Duration, E> {
-        humantime::parse_duration(text).map_err(|_| E::invalid_value(de::Unexpected::Str(text), &self))
-    }
-}
-
-pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
-    from.deserialize_str(Text)
-}
-
-pub(crate) fn serialize<S: Serializer>(duration: &Duration, to: S) -> Result<S::Ok, S::Error> {
-    to.collect_str(&humantime::format_duration(*duration))
-}
-
-/// As Consul writes durations: whole milliseconds.
+/// Whole milliseconds.
 pub(crate) fn for_consul(duration: Duration) -> String {
     format!("{}ms", duration.as_millis())
 }

@@ -3,13 +3,12 @@
 use std::{fmt, time::Duration};
 
 use meshwork_core::{Error, ErrorKind, Native, ServiceName};
+use meshwork_registry::durations;
 use serde::{
     Deserialize, Deserializer, Serialize,
     de::{SeqAccess, Visitor},
 };
 use tonic::transport::Uri;
-
-use crate::durations;
 
 /// The shortest time to live that etcd's own rules leave room for.
 pub(crate) const MIN_TTL: Duration = Duration::from_secs(2);

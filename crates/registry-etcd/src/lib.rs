@@ -10,7 +10,6 @@
 mod announcer;
 mod claim;
 mod config;
-mod durations;
 mod errors;
 mod etcd;
 mod hub;

@@ -8,6 +8,7 @@
 mod backoff;
 mod dice;
 mod driven;
+pub mod durations;
 mod engine;
 mod fixed;
 pub mod guard;

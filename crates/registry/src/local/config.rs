@@ -11,6 +11,8 @@ use meshwork_core::{Error, ServiceName};
 use rustix::process::geteuid;
 use serde::Deserialize;
 
+use crate::durations;
+
 /// The settings of [`Local`](super::Local). Start from the default and change fields:
 ///
 /// ```
@@ -32,12 +34,12 @@ pub struct LocalConfig {
     /// Directories are then made with mode 1777 and records with 0644.
     pub shared: bool,
     /// How often an owner touches and verifies its record. Default 1 s, from 50 ms to 60 s.
-    #[serde(deserialize_with = "duration")]
+    #[serde(with = "durations")]
     pub heartbeat: Duration,
     /// How long a heartbeat may stand still before a record whose process is gone, but whose lock somebody
     /// else holds, counts as dead; readers look at every record twice in that time. Default 10 s, at least
     /// three heartbeats.
-    #[serde(deserialize_with = "duration")]
+    #[serde(with = "durations")]
     pub ttl: Duration,
     /// Whether to look once a second instead of asking for events: for file systems that report none,
     /// such as directories shared into a virtual machine. Default false.
@@ -109,16 +111,6 @@ fn default_directory() -> PathBuf {
         Some(dir) if is_ours(&dir) => dir.join("meshwork"),
         _ => env::temp_dir().join(format!("meshwork-{uid}")),
     }
-}
-
-fn duration<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
-    let text = String::deserialize(from)?;
-    humantime::parse_duration(text.trim()).map_err(|_text| {
-        serde::de::Error::custom(format!(
-            "`{}` is no duration: write a number and a unit, like \"300ms\" or \"3s\"",
-            text.escape_debug()
-        ))
-    })
 }
 
 #[cfg(test)]

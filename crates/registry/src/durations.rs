@@ -1,4 +1,4 @@
-//! Durations in configuration: a number and a unit, `"15s"`.
+//! Durations in the configuration of backends: a number and a unit, `"15s"`; for `#[serde(with = "…")]`.
 
 use std::{fmt, time::Duration};
 
@@ -21,10 +21,18 @@ impl Visitor<'_> for Text {
     }
 }
 
-pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
+/// Reads `"15s"`, `"500ms"`, `"1m 30s"`.
+///
+/// # Errors
+/// When it is no text, or no duration with a unit.
+pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
     from.deserialize_str(Text)
 }
 
-pub(crate) fn serialize<S: Serializer>(duration: &Duration, to: S) -> Result<S::Ok, S::Error> {
+/// Writes what [`deserialize`] reads.
+///
+/// # Errors
+/// Those of the serializer.
+pub fn serialize<S: Serializer>(duration: &Duration, to: S) -> Result<S::Ok, S::Error> {
     to.collect_str(&humantime::format_duration(*duration))
 }
