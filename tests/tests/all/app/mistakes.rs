@@ -150,7 +150,7 @@ async fn a_wildcard_cannot_be_told_to_others() {
 
 #[tokio::test]
 async fn a_target_that_cannot_be_opened_is_told_by_the_call_and_by_serve() {
-    for target in ["consul://127.0.0.1:8500/users", "direct:///", "nonsense://x/y"] {
+    for target in ["k8s://shop/users:80", "direct:///", "nonsense://x/y"] {
         let app = app(SERVICE).with_config("[registry]\nuse = \"none\"\n");
         let error = app.channel(target).get("/").send().await.unwrap_err();
         let (code, said) = refusal(app).await;
