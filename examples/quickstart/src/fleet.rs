@@ -2,6 +2,7 @@
 
 use std::{
     env, io,
+    path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
     time::{Duration, Instant},
 };
@@ -30,7 +31,7 @@ pub(crate) struct Greeter {
 }
 
 /// The environment variables that make an app use `registry`.
-pub(crate) fn settings(registry: &Registry, dir: &std::path::Path) -> Vec<(String, String)> {
+pub(crate) fn settings(registry: &Registry, dir: &Path) -> Vec<(String, String)> {
     let set = |key: &str, value: String| (format!("MESHWORK__REGISTRY__{key}"), value);
     match registry {
         Registry::Local => {
@@ -104,8 +105,15 @@ impl Greeter {
     }
 }
 
+/// This very executable, also when a build has replaced the file meanwhile.
+fn executable() -> io::Result<PathBuf> {
+    let own = Path::new("/proc/self/exe");
+    if own.exists() { Ok(own.to_owned()) } else { env::current_exe() }
+}
+
 fn spawn(zone: &str, version: &str, settings: &[(String, String)]) -> io::Result<(Child, u32)> {
-    let child = Command::new(env::current_exe()?)
+    let child = Command::new(executable()?)
+        .arg0("greeter")
         .args(["greeter", "--zone", zone, "--version", version])
         .envs(settings.iter().map(|(key, value)| (key, value)))
         .envs([("MESHWORK_ENV", "dev"), ("MESHWORK__SERVICE__NAME", "greeter")])

@@ -12,8 +12,12 @@ use meshwork_testkit::{
     truth::eventually,
 };
 use meshwork_tests::{built, http1};
+use tokio::sync::Mutex;
 
 const LIMIT: Duration = Duration::from_secs(60);
+
+/// Two tests run the same executable, and one of them builds it anew: one at a time.
+static QUICKSTART: Mutex<()> = Mutex::const_new(());
 
 fn actor() -> &'static Path {
     Path::new(env!("CARGO_BIN_EXE_actor"))
@@ -27,6 +31,7 @@ async fn executable(package: &'static str, name: &'static str) -> PathBuf {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_quickstart_loses_nothing_and_ends_in_time() {
+    let _alone = QUICKSTART.lock().await;
     let path = executable("quickstart", "quickstart").await;
     let began = Instant::now();
     let process = Program::new(path).args(["--for", "8"]).start().unwrap();
@@ -41,6 +46,7 @@ async fn the_quickstart_loses_nothing_and_ends_in_time() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_quickstart_without_a_feature_says_which_one_to_add() {
+    let _alone = QUICKSTART.lock().await;
     let build = || built::executable_without_features(actor(), "quickstart", "quickstart");
     let path = tokio::task::spawn_blocking(build).await.unwrap().unwrap();
     let process = Program::new(path).args(["--registry", "etcd=http://127.0.0.1:1"]).start().unwrap();
