@@ -54,7 +54,7 @@ pub(crate) async fn run(
     let mut until = pin!(until);
     let began = Instant::now();
     let mut until_over = false;
-    let mut starting = pin!(start(&shared, services, warm_up, began));
+    let mut starting = pin!(start(&shared, services, warm_up));
     let started = loop {
         select! {
             started = &mut starting => break started,
@@ -128,7 +128,6 @@ async fn start(
     shared: &Arc<Shared>,
     services: Services,
     warm_up: Vec<Hook>,
-    began: Instant,
 ) -> Result<Running, Option<RunError>> {
     let prepared = select! {
         prepared = prepare(shared, services, warm_up) => prepared?,
@@ -137,7 +136,7 @@ async fn start(
     let Prepared { wiring, serving, instance, identity } = prepared;
     let following = match instance.endpoints.is_empty() {
         true => None,
-        false => announce(shared, &wiring, identity, instance, began).await?,
+        false => announce(shared, &wiring, identity, instance).await?,
     };
     shared.health.set_serving(true);
     Ok(Running { wiring, serving, _following: following })
@@ -202,13 +201,14 @@ async fn announce(
     wiring: &Wiring,
     identity: Identity,
     instance: Instance,
-    began: Instant,
 ) -> Result<Option<Task>, Option<RunError>> {
     let Some(registry) = &wiring.parts.registry else {
         tracing::info!(registry = %wiring.parts.description, "registry does not announce, serving unannounced");
         return Ok(None);
     };
     let settings = wiring.config.registry();
+    // From here: what `warm_up` took is not the registry's.
+    let began = Instant::now();
     let service = instance.service.clone();
     let registration = registry.register(instance);
     let mut state = registration.state();

@@ -1,6 +1,9 @@
 //! Phases, hooks, readiness and the stop.
 
-use std::sync::{Arc, Mutex};
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use axum::{Router, routing::get};
 use meshwork::{Handle, Memory, Phase, RunError};
@@ -105,6 +108,15 @@ async fn is_not_announced_before_every_named_part_is_ready() {
     .await
     .unwrap();
     running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_long_warm_up_takes_nothing_from_the_registrys_time() {
+    let memory = Memory::new();
+    memory.lag(Duration::from_millis(100));
+    let app = app(SERVICE).with_registry(memory).with_config("[registry]\nstart_timeout = \"1s\"");
+    let warming = users(app, "Ada").warm_up(|_| tokio::time::sleep(Duration::from_millis(1_200)));
+    Running::start(warming).await.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
