@@ -9,6 +9,7 @@ use crate::{
     key::KeyPath,
     layers::{Layer, Layers, Mark, Place, Source, merge},
     schema::DrainConfig,
+    stamps::Stamps,
 };
 use figment::value::{Dict, Value};
 use std::{
@@ -88,6 +89,7 @@ impl ConfigBuilder {
     /// # Errors
     /// Everything that is wrong in them: files that cannot be read or parsed first, then keys and values.
     pub fn build(self) -> Result<Config, ConfigError> {
+        let again = self.clone();
         let variables = self.variables.unwrap_or_else(|| std::env::vars_os().collect());
         let variable =
             |name: &str| variables.iter().find(|(n, v)| n == name && !v.is_empty()).map(|(_, v)| v);
@@ -96,6 +98,7 @@ impl ConfigBuilder {
             None => environment_of(variable(ENVIRONMENT).map(OsString::as_os_str)),
         }?;
         let (mut layers, mut mistakes, mut files) = (vec![defaults(&environment)], Vec::new(), Vec::new());
+        let mut stamps = Stamps::default();
         if !self.without_files {
             let dir = match self.dir {
                 Some(dir) => dir,
@@ -103,8 +106,11 @@ impl ConfigBuilder {
             };
             let mut names = vec!["default", &environment];
             names.dedup();
-            for name in names {
-                match read(dir.join(format!("{name}.toml"))) {
+            let paths: Vec<_> = names.iter().map(|name| dir.join(format!("{name}.toml"))).collect();
+            // Before they are read: what changes meanwhile must show as a change.
+            stamps = Stamps::of(paths.clone());
+            for path in paths {
+                match read(path) {
                     Ok(Some((path, layer))) => {
                         files.push(path);
                         layers.push(layer);
@@ -126,7 +132,8 @@ impl ConfigBuilder {
         }
         ConfigError::check(mistakes)?;
         let layers = Arc::new(Layers::new(layers));
-        Config::assemble(Sources { environment, files, ignored: variables.ignored, layers })
+        let again = Arc::new(move || again.clone().build());
+        Config::assemble(Sources { environment, files, stamps, ignored: variables.ignored, layers, again })
     }
 }
 

@@ -9,6 +9,7 @@ use crate::{
     nearest::nearest,
     registry::RegistryConfig,
     schema::{self, ClientConfig, DrainConfig, Review, Reviewed, SECTIONS, ServerConfig, ServiceConfig},
+    stamps::Stamps,
 };
 use figment::value::{Dict, Value};
 use serde::de::DeserializeOwned;
@@ -39,8 +40,11 @@ struct Inner {
 pub(crate) struct Sources {
     pub(crate) environment: String,
     pub(crate) files: Vec<PathBuf>,
+    pub(crate) stamps: Stamps,
     pub(crate) ignored: Vec<IgnoredVariable>,
     pub(crate) layers: Arc<Layers>,
+    /// Reads the same sources anew.
+    pub(crate) again: Arc<dyn Fn() -> Result<Config, ConfigError> + Send + Sync>,
 }
 
 /// True where nobody but the author is calling: defaults are made for trying things out.
@@ -89,6 +93,39 @@ impl Config {
     /// The files that were found and read, lowest layer first.
     pub fn files_used(&self) -> &[PathBuf] {
         &self.0.sources.files
+    }
+
+    /// What the files looked like before they were read, those that were not there included.
+    pub fn stamps(&self) -> &Stamps {
+        &self.0.sources.stamps
+    }
+
+    /// Reads the same sources again; what this configuration says stays as it is. Blocks on the files.
+    ///
+    /// # Errors
+    /// Everything that is wrong in them, as at the first time; a file that is gone or empty and was not; a section
+    /// that nobody has read and that looks like one of ours.
+    pub fn reload(&self) -> Result<Self, ConfigError> {
+        let newer = (self.0.sources.again)()?;
+        let lost = self.files_used().iter().filter_map(|file| {
+            let what = match newer.layers().text(file) {
+                None => "gone",
+                Some("") if self.layers().text(file) != Some("") => "empty",
+                Some(_) => return None,
+            };
+            let hint = "to take it out of the configuration, leave a comment in it";
+            Some(Mistake::new("", format!("the file `{}` is {what}, and was not\n{hint}", file.display())))
+        });
+        ConfigError::check(lost.collect())?;
+        newer.asked().clone_from(&self.asked());
+        newer.check_sections()?;
+        Ok(newer)
+    }
+
+    /// The keys whose values differ in `newer`, in the spelling of [`origin`](Self::origin): sorted, tables taken
+    /// apart, lists as a whole.
+    pub fn changed_keys(&self, newer: &Self) -> Vec<String> {
+        self.layers().changed(newer.layers()).iter().map(ToString::to_string).collect()
     }
 
     /// Variables that begin with `MESHWORK_` and set nothing: for a warning, once.

@@ -9,7 +9,11 @@ use figment::{
     Figment, Metadata, Profile, Provider,
     value::{Dict, Map, Value},
 };
-use std::{collections::BTreeMap, ops::Range, path::PathBuf};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Range,
+    path::{Path, PathBuf},
+};
 
 /// What a layer was read from.
 pub(crate) enum Source {
@@ -87,6 +91,28 @@ pub(crate) fn merge<'a>(tables: impl IntoIterator<Item = &'a Dict>) -> Dict {
         .unwrap_or_default()
 }
 
+/// Adds the paths at or below `path` where the values differ.
+fn compare(path: KeyPath, old: Option<&Value>, new: Option<&Value>, changed: &mut Vec<KeyPath>) {
+    if old == new {
+        return;
+    }
+    let table = |value: Option<&Value>| match value {
+        None => Some(Dict::new()),
+        Some(value) => value.as_dict().cloned(),
+    };
+    let before = changed.len();
+    if let (Some(old), Some(new)) = (table(old), table(new)) {
+        let names: BTreeSet<_> = old.keys().chain(new.keys()).collect();
+        for name in names {
+            compare(path.join(name.as_str()), old.get(name), new.get(name), changed);
+        }
+    }
+    // Something else than a table on one side, or an empty table that came or went.
+    if changed.len() == before {
+        changed.push(path);
+    }
+}
+
 // === impl Layers ===
 
 impl Layers {
@@ -103,6 +129,21 @@ impl Layers {
     /// The merged table at a path, empty when there is none or something else.
     pub(crate) fn table(&self, path: &KeyPath) -> Dict {
         self.value(path).and_then(Value::as_dict).cloned().unwrap_or_default()
+    }
+
+    /// The text of a file that was read.
+    pub(crate) fn text(&self, file: &Path) -> Option<&str> {
+        self.list.iter().find_map(|layer| match &layer.source {
+            Source::File { path, text } if path == file => Some(text.as_str()),
+            _ => None,
+        })
+    }
+
+    /// The paths whose merged values differ in `newer`: tables taken apart, everything else as a whole.
+    pub(crate) fn changed(&self, newer: &Self) -> Vec<KeyPath> {
+        let mut changed = Vec::new();
+        compare(KeyPath::default(), Some(&self.merged), Some(&newer.merged), &mut changed);
+        changed
     }
 
     /// Where a key of the merged value comes from: the topmost layer that sets it, or sets something that is no table above it.

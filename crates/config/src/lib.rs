@@ -48,6 +48,7 @@ mod nearest;
 mod registry;
 mod renamed;
 mod schema;
+mod stamps;
 mod table;
 
 pub use builder::ConfigBuilder;
@@ -59,4 +60,5 @@ pub use schema::{
     AdvertiseConfig, Balance, ClientConfig, DrainConfig, IpFamily, MethodConfig, RetryConfig, Scheme,
     ServerConfig, ServiceConfig,
 };
+pub use stamps::Stamps;
 pub use table::RegistryTable;

@@ -173,7 +173,46 @@ impl RegistryConfig {
         for name in self.tables.keys() {
             self.walk(name, &mut Vec::new(), &mut done, &mut mistakes);
         }
+        if mistakes.is_empty() {
+            mistakes.extend(self.tables.values().filter_map(|table| self.check_sides(table)));
+        }
         mistakes
+    }
+
+    /// A dual whose sides come to the same registry: an instance would be announced there twice. The graph has no
+    /// circles when this is asked.
+    fn check_sides(&self, table: &RegistryTable) -> Option<Mistake> {
+        let [(_, primary), (path, secondary)] = table.sides()?;
+        let (first, second) = (self.surely(&primary), self.surely(&secondary));
+        let same = |a: &RegistryTable, b: &RegistryTable| a.name() == b.name() || a.is_same_registry(b);
+        let (one, other) = first.iter().find_map(|a| Some((a, second.iter().find(|b| same(a, b))?)))?;
+        let message = match (one.name() == other.name(), other.name() == secondary) {
+            (true, true) if primary == secondary => format!("`{path}` names the same registry as `primary`"),
+            (true, _) => {
+                format!("both sides of `[registry.{}]` lead to `[registry.{}]`", table.name(), one.name())
+            }
+            (false, _) => format!(
+                "`[registry.{}]` and `[registry.{}]` are the same registry twice",
+                one.name(),
+                other.name(),
+            ),
+        };
+        let hint = "a dual announces every instance at both of its sides: name two registries".to_owned();
+        Some(self.layers.mistake(&path, End::Value, message).with_hint(Some(hint)))
+    }
+
+    /// The registries that every service of `name` is announced at: what a split routes by name is not sure.
+    fn surely(&self, name: &str) -> Vec<RegistryTable> {
+        let Some(table) = self.table(name) else { return Vec::new() };
+        let mut members = table.members();
+        members.dedup_by(|a, b| a.1 == b.1);
+        match (table.kind(), members.len()) {
+            ("dual", _) | ("split", 1) => {
+                members.iter().flat_map(|(_, member)| self.surely(member)).collect()
+            }
+            ("split", _) => Vec::new(),
+            _ => vec![table],
+        }
     }
 
     /// Follows the members of a table; `way` are the tables above it.

@@ -95,6 +95,17 @@ impl RegistryTable {
         self.layers.mistake(&key, End::Value, message).with_hint(Some(hint)).into()
     }
 
+    /// Primary and secondary of a dual, if both are written.
+    pub(crate) fn sides(&self) -> Option<[(KeyPath, String); 2]> {
+        if self.kind == "dual" { self.members().try_into().ok() } else { None }
+    }
+
+    /// Whether another table says the same of the same kind, which makes it the same registry. Each `memory` is one
+    /// of its own.
+    pub(crate) fn is_same_registry(&self, other: &Self) -> bool {
+        self.kind == other.kind && self.kind != "memory" && self.values == other.values
+    }
+
     /// The names of other registries in this table, with their places: the members of a dual or a split.
     pub(crate) fn members(&self) -> Vec<(KeyPath, String)> {
         let text = |value: &Value| value.as_str().map(str::to_owned);

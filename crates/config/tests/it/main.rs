@@ -5,6 +5,7 @@ mod environment;
 mod examples;
 mod layers;
 mod registry;
+mod reload;
 mod schema;
 
 use meshwork_config::{Config, ConfigBuilder, ConfigError};

@@ -146,10 +146,39 @@ fn a_registry_cannot_be_a_member_of_itself() {
 
 #[test]
 fn two_ways_to_one_table_are_no_circle() {
-    let diamond = "[registry.a]\nkind = \"dual\"\nprimary = \"b\"\nsecondary = \"c\"\n\
+    let diamond = "[registry.a]\nkind = \"split\"\ndefault = \"b\"\nroutes = { \"x-*\" = \"c\" }\n\
          [registry.b]\nkind = \"split\"\ndefault = \"d\"\n[registry.c]\nkind = \"split\"\ndefault = \"d\"\n\
          [registry.d]\nkind = \"memory\"";
     assert!(code(diamond).is_ok());
+}
+
+#[test]
+fn the_sides_of_a_dual_are_two_registries() {
+    let dual = |sides: &str, rest: &str| format!("[registry.both]\nkind = \"dual\"\n{sides}\n{rest}");
+    let error = refused(&dual("primary = \"a\"\nsecondary = \"a\"", "[registry.a]\nkind = \"etcd\""));
+    assert_eq!(error.message(), "`registry.both.secondary` names the same registry as `primary`");
+    assert_eq!((error.line(), error.column()), (Some(4), Some(13)));
+    assert!(error.hint().is_some_and(|hint| hint.contains("name two registries")), "{error}");
+    assert!(code(&dual("primary = \"local\"\nsecondary = \"local\"", "")).is_err());
+
+    // By another name.
+    let sides = "primary = \"a\"\nsecondary = \"b\"";
+    let twins = |kind: &str| {
+        let table = |name: &str| format!("[registry.{name}]\nkind = {kind:?}\n");
+        dual(sides, &(table("a") + &table("b")))
+    };
+    let error = refused(&twins("etcd"));
+    assert_eq!(error.message(), "`[registry.a]` and `[registry.b]` are the same registry twice");
+    assert!(code(&twins("memory")).is_ok());
+
+    // By a way through others.
+    let nested = "[registry.b]\nkind = \"dual\"\nprimary = \"c\"\nsecondary = \"d\"\n\
+         [registry.c]\nkind = \"memory\"\n[registry.d]\nkind = \"split\"\ndefault = \"a\"\n[registry.a]\nkind = \"etcd\"";
+    let error = refused(&dual(sides, nested));
+    assert_eq!(error.message(), "both sides of `[registry.both]` lead to `[registry.a]`");
+    // A split that routes may send every service to one side only.
+    let routed = nested.replace("default = \"a\"", "default = \"a\"\nroutes = { \"x\" = \"local\" }");
+    assert!(code(&dual(sides, &routed)).is_ok());
 }
 
 #[test]
