@@ -23,6 +23,7 @@ use crate::{
     address::Address,
     config::ConsulConfig,
     errors,
+    roll::Roll,
     tls::{self, Files},
     tokens::Tokens,
     transport::{Transport, Turn},
@@ -40,8 +41,8 @@ pub(crate) struct Agent {
     address: Address,
     pub(crate) tokens: Tokens,
     transport: Mutex<Option<(Files, Arc<Transport>)>>,
-    /// How many lanes there are, open or waiting for their turn.
-    pub(crate) lanes: AtomicUsize,
+    /// The lanes there are, open or waiting for their turn.
+    pub(crate) roll: Roll,
     /// Requests sent, for people who ask what it costs.
     pub(crate) requests: AtomicUsize,
 }
@@ -141,7 +142,7 @@ impl Agent {
             tokens: Tokens::of(&config),
             config,
             transport: Mutex::new(None),
-            lanes: AtomicUsize::new(0),
+            roll: Roll::default(),
             requests: AtomicUsize::new(0),
         })
     }

@@ -7,7 +7,8 @@ use std::{
     time::Duration,
 };
 
-use meshwork_core::{Catalog, Error, Publisher, ServiceName, Staleness, Task, Watch};
+use meshwork_core::{Catalog, Error, ErrorKind, Publisher, ServiceName, Staleness, Task, Watch};
+use serde_json::Value;
 use tokio::time::{self, Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -18,6 +19,7 @@ use crate::{
     entry::EXACT_NAME,
     jitter,
     pace::Pace,
+    roll::FILTERED,
 };
 
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
@@ -114,14 +116,20 @@ async fn next(agent: &Agent, cursor: &mut Cursor) -> Result<Option<BTreeSet<Serv
         Verdict::Leaderless => return Err(Error::unavailable(format!("{ATTEMPTED}: there is no leader"))),
         Verdict::Apply => {}
     }
-    let all: BTreeMap<String, Option<Vec<String>>> = answer.json(ATTEMPTED)?;
-    Ok(Some(names(&all)))
+    let all: BTreeMap<String, Value> = answer.json(ATTEMPTED)?;
+    let names = names(&all);
+    if names.is_empty() && answer.header(FILTERED) == Some("true") {
+        return Err(Error::new(ErrorKind::Denied, format!("{ATTEMPTED}: the token may read none")));
+    }
+    Ok(Some(names))
 }
 
-fn names(all: &BTreeMap<String, Option<Vec<String>>>) -> BTreeSet<ServiceName> {
+/// The names of an answer; tags of a wrong shape count as none.
+fn names(all: &BTreeMap<String, Value>) -> BTreeSet<ServiceName> {
     let mut names = BTreeSet::new();
     for (name, tags) in all {
-        let exact = tags.iter().flatten().filter_map(|tag| tag.strip_prefix(EXACT_NAME));
+        let tags = tags.as_array().into_iter().flatten().filter_map(Value::as_str);
+        let exact = tags.filter_map(|tag| tag.strip_prefix(EXACT_NAME));
         let exact: Vec<ServiceName> = exact.filter_map(|name| ServiceName::new(name).ok()).collect();
         if exact.is_empty() {
             names.extend(ServiceName::new(name));
@@ -136,8 +144,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn exact_names_stand_for_mapped_ones_and_odd_ones_are_left_out() {
-        let answer = r#"{"consul":[],"users-v1":["x","meshwork-service=users.v1"],"a/b":null,"db":null}"#;
+    fn exact_names_stand_for_mapped_ones_and_odd_ones_spoil_nothing() {
+        let answer =
+            r#"{"consul":[],"users-v1":["x",7,"meshwork-service=users.v1"],"a/b":null,"db":{"no":"list"}}"#;
         let names = names(&serde_json::from_str(answer).unwrap());
         let names: Vec<&str> = names.iter().map(ServiceName::as_str).collect();
         assert_eq!(names, ["consul", "db", "users.v1"]);

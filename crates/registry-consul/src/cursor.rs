@@ -17,6 +17,8 @@ pub(crate) struct Head {
     pub(crate) known_leader: Option<bool>,
     /// `X-Consul-LastContact`.
     pub(crate) last_contact: Duration,
+    /// Whether the streaming backend of a client agent answered.
+    pub(crate) is_streamed: bool,
 }
 
 impl Head {
@@ -28,6 +30,7 @@ impl Head {
             index: number("X-Consul-Index").unwrap_or(0),
             known_leader: known_leader.map(|text| text == "true"),
             last_contact: Duration::from_millis(number("X-Consul-LastContact").unwrap_or(0)),
+            is_streamed,
         }
     }
 }
@@ -62,6 +65,12 @@ impl Cursor {
         self.older > 0
     }
 
+    /// Forgets where it stood, and asks for a confirmed answer.
+    pub(crate) fn doubt(&mut self) {
+        self.index = None;
+        self.older += 1;
+    }
+
     /// Judges the answer to what [`index`](Self::index) asked.
     pub(crate) fn answered(&mut self, head: Head, max_stale: Duration) -> Verdict {
         if head.known_leader == Some(false) {
@@ -78,8 +87,7 @@ impl Cursor {
             return Verdict::Apply;
         }
         if head.index < asked || head.last_contact > max_stale {
-            self.index = None;
-            self.older += 1;
+            self.doubt();
             return Verdict::Older;
         }
         self.index = Some(head.index);
@@ -94,7 +102,7 @@ mod tests {
     const STALE: Duration = Duration::from_secs(5);
 
     fn at(index: u64) -> Head {
-        Head { index, known_leader: Some(true), last_contact: Duration::ZERO }
+        Head { index, known_leader: Some(true), ..Head::default() }
     }
 
     #[test]

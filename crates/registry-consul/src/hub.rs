@@ -61,6 +61,7 @@ impl Drive for Hub {
                     self.cut.send_replace(Some(Arc::clone(&error)));
                     return errors::again("driving the Consul client", &error);
                 }
+                self.agent.roll.look(&self.agent).await;
             }
         })
     }

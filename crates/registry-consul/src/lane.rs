@@ -1,9 +1,6 @@
 //! One blocking query that is asked again and again: a name in a datacenter.
 
-use std::{
-    sync::{Arc, atomic::Ordering::Relaxed},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use meshwork_core::{Error, ErrorKind, ServiceName};
 use serde::Deserialize;
@@ -18,13 +15,12 @@ use crate::{
     durations::for_consul,
     pace::Pace,
     reader::{Reader, Reading},
+    roll::{Entry, FILTERED},
     rows,
     transport::Transport,
 };
 
-/// Consul says that it left things out for want of permissions.
-const FILTERED: &str = "X-Consul-Results-Filtered-By-ACLs";
-/// What Consul does without a rule.
+/// What Consul does without a rule; absent where there are no permissions at all.
 const POLICY: &str = "X-Consul-Default-ACL-Policy";
 /// With more services than open queries, every service is asked again within about this time.
 const ROUND: Duration = Duration::from_secs(5);
@@ -36,6 +32,7 @@ pub(crate) struct Lane {
     asked: Arc<Asked>,
     name: String,
     path: String,
+    entry: Arc<Entry>,
     datacenter: Option<String>,
     attempted: String,
     cursor: Cursor,
@@ -54,13 +51,15 @@ impl Lane {
         datacenter: Option<String>,
         is_remote: bool,
     ) -> Self {
-        agent.lanes.fetch_add(1, Relaxed);
+        let path = format!("/v1/health/service/{}", encoded(name));
+        let entry = agent.roll.enter(path.clone(), datacenter.clone(), Arc::clone(&asked));
         let use_warning = agent.config().use_warning;
         let place = datacenter.as_deref().map(|dc| format!(" in `{dc}`")).unwrap_or_default();
         Self {
             reader: Reader::new(Arc::clone(&asked), service, name.to_owned(), is_remote, use_warning),
             name: name.to_owned(),
-            path: format!("/v1/health/service/{}", encoded(name)),
+            path,
+            entry,
             attempted: format!("watching `{name}`{place}"),
             agent,
             asked,
@@ -76,11 +75,18 @@ impl Lane {
         loop {
             time::sleep_until(self.pace.next(Instant::now())).await;
             let is_first = self.cursor.index().is_none();
-            let answer = self.ask().await?.good(&self.attempted)?;
+            let answer = tokio::select! {
+                answer = self.ask() => answer?.good(&self.attempted)?,
+                () = self.entry.doubted() => {
+                    self.cursor.doubt();
+                    continue;
+                }
+            };
             if answer.header(FILTERED) == Some("true") {
                 return Err(self.denied());
             }
-            match self.cursor.answered(Head::of(&answer), self.agent.config().max_stale) {
+            let head = Head::of(&answer);
+            match self.cursor.answered(head, self.agent.config().max_stale) {
                 Verdict::Apply => {}
                 Verdict::Older => {
                     tracing::debug!(attempted = %self.attempted, "an older answer was not taken");
@@ -92,15 +98,19 @@ impl Lane {
                     return Err(Error::unavailable(text));
                 }
             }
+            let policy = answer.header(POLICY);
             let rows = rows::parse(&answer.body, &self.attempted)?;
-            if rows.is_empty()
-                && is_first
-                && answer.header(POLICY) == Some("deny")
-                && !self.may_read().await?
-            {
+            if rows.is_empty() && is_first && policy == Some("deny") && !self.may_read().await? {
                 return Err(self.denied());
             }
-            let reading = self.reader.read(rows);
+            let sample = rows.iter().flatten().next().map(|row| row.service.id.clone());
+            let (reading, lists_less) = self.reader.read(rows);
+            // The streaming backend does not say whether who is missing may no longer be read.
+            if lists_less && policy.is_some() && head.is_streamed {
+                self.cursor.doubt();
+                continue;
+            }
+            self.entry.answered(sample.filter(|_| policy.is_some()));
             // A return is not a change: the output of a check may have been another one.
             if self.last.as_ref() != Some(&reading) {
                 self.last = Some(reading.clone());
@@ -172,7 +182,7 @@ impl Lane {
 
     /// How long a query may stay open: shorter when more services want a turn than there are.
     fn turn_length(&self, transport: &Transport) -> Duration {
-        let (lanes, capacity) = (self.agent.lanes.load(Relaxed), transport.capacity());
+        let (lanes, capacity) = (self.agent.roll.len(), transport.capacity());
         let wait = self.agent.config().wait;
         if lanes <= capacity {
             return wait;
@@ -183,6 +193,6 @@ impl Lane {
 
 impl Drop for Lane {
     fn drop(&mut self) {
-        self.agent.lanes.fetch_sub(1, Relaxed);
+        self.agent.roll.strike(&self.entry);
     }
 }

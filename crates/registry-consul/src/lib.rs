@@ -40,6 +40,7 @@ mod own;
 mod pace;
 mod places;
 mod reader;
+mod roll;
 mod rows;
 mod secret;
 mod source;

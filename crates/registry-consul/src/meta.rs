@@ -23,6 +23,8 @@ const MAX_PAIRS: usize = 64;
 const MAX_KEY: usize = 128;
 const MAX_VALUE: usize = 512;
 const LABELS: &str = "labels";
+/// The longest text that readers of a record take as it is.
+const MAX_TEXT: usize = 256;
 
 /// The keys of the fields: in Meta, in the record, and how the value is written.
 const FIELDS: [(&str, &str, Form); 14] = [
@@ -78,10 +80,15 @@ impl Form {
 /// The Meta of an instance.
 ///
 /// # Errors
-/// `Invalid` when the instance cannot be written so that readers take it; it names the field.
+/// `Invalid` when the instance cannot be written so that readers take it as it is; it names the key.
 pub(crate) fn of(instance: &Instance) -> Result<Meta, Error> {
     let invalid = || Error::invalid(format!("announcing `{}`", instance.id));
-    let bytes = encode(instance).map_err(|refusal| invalid().with_source(refusal))?;
+    fits(instance).map_err(|detail| invalid().with_source(detail))?;
+    let bytes = encode(instance).map_err(|refusal| {
+        let largest = instance.labels.iter().max_by_key(|(key, value)| key.len() + value.len());
+        let hint = largest.map(|(key, _)| format!(" (its largest label is `{}`)", key.escape_debug()));
+        invalid().with_source(format!("{refusal}{}", hint.unwrap_or_default()))
+    })?;
     let Ok(Value::Object(mut record)) = serde_json::from_slice(&bytes) else {
         return Err(invalid());
     };
@@ -118,12 +125,34 @@ pub(crate) fn of(instance: &Instance) -> Result<Meta, Error> {
             return Ok(meta);
         }
         let Some((key, value)) = own.pop() else {
-            return Err(Error::invalid(format!(
-                "announcing `{}`: its labels are larger than {MAX_PAIRS} Meta pairs of {MAX_VALUE} bytes",
-                instance.id
-            )));
+            let text = format!("labels are larger than {MAX_PAIRS} Meta pairs of {MAX_VALUE} bytes");
+            return Err(invalid().with_source(text));
         };
         labels.insert(key, json!(value));
+    }
+}
+
+/// Refuses what readers would cut without a word.
+fn fits(instance: &Instance) -> Result<(), String> {
+    let is_long = |text: &str| text.len() > MAX_TEXT;
+    for (key, value) in instance.labels.iter() {
+        let what = if is_long(key) { "key" } else { "value" };
+        let length = if is_long(key) { key.len() } else { value.len() };
+        if length > MAX_TEXT {
+            let shown: String = key.chars().take(64).flat_map(char::escape_debug).collect();
+            return Err(format!("the {what} of label `{shown}` has {length} bytes, {MAX_TEXT} at most"));
+        }
+    }
+    let fields = [
+        ("env", &instance.env),
+        ("region", &instance.region),
+        ("zone", &instance.zone),
+        ("deployment", &instance.deployment),
+        ("app_version", &instance.app_version),
+    ];
+    match fields.into_iter().find(|(_, text)| is_long(text)) {
+        Some((field, text)) => Err(format!("`{field}` has {} bytes, {MAX_TEXT} at most", text.len())),
+        None => Ok(()),
     }
 }
 
@@ -295,12 +324,26 @@ mod tests {
     }
 
     #[test]
-    fn what_readers_would_refuse_is_not_announced() {
-        let mut instance = user();
-        for n in 0..65 {
-            instance.labels.set(format!("k{n}"), "v");
-        }
-        let error = of(&instance).unwrap_err();
-        assert!(meshwork_core::ErrorChain(&error).to_string().contains("65 labels"), "{error:?}");
+    fn what_readers_would_refuse_or_cut_is_not_announced_and_named() {
+        let told = |change: fn(&mut Instance)| {
+            let mut instance = user();
+            change(&mut instance);
+            let error = of(&instance).unwrap_err();
+            assert_eq!(error.kind(), meshwork_core::ErrorKind::Invalid);
+            meshwork_core::ErrorChain(&error).to_string()
+        };
+        let many = told(|instance| (0..65).for_each(|n| instance.labels.set(format!("k{n}"), "v")));
+        assert!(many.contains("65 labels"), "{many}");
+        let long = told(|instance| instance.labels.set("notes", "x".repeat(257)));
+        assert!(long.contains("value of label `notes` has 257 bytes"), "{long}");
+        let key = told(|instance| instance.labels.set("k".repeat(300), "x"));
+        assert!(key.contains("key of label `kkk") && key.contains("300 bytes"), "{key}");
+        let zone = told(|instance| instance.zone = "z".repeat(257).into());
+        assert!(zone.contains("`zone` has 257 bytes"), "{zone}");
+        let large = told(|instance| {
+            (0..64).for_each(|n| instance.labels.set(format!("k{n}"), "v".repeat(250)));
+            instance.labels.set("k63", "v".repeat(256));
+        });
+        assert!(large.contains("16384") && large.contains("`k63`"), "{large}");
     }
 }

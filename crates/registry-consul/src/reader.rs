@@ -84,7 +84,9 @@ pub(crate) struct Reader {
 }
 
 /// What was decoded, by node and service id, with the index at which the service was written.
-type Known = HashMap<(String, String), (u64, Result<Arc<Instance>, Refusal>)>;
+type Known = HashMap<Key, Decoded>;
+type Key = (String, String);
+type Decoded = (u64, Result<Arc<Instance>, Refusal>);
 
 impl Reader {
     pub(crate) fn new(
@@ -98,8 +100,8 @@ impl Reader {
         Self { asked, service, name, is_remote, use_warning, decoder, known }
     }
 
-    /// Reads one answer.
-    pub(crate) fn read(&mut self, rows: Vec<Result<Row, Unread>>) -> Reading {
+    /// Reads one answer; says too whether somebody is missing whom the one before listed.
+    pub(crate) fn read(&mut self, rows: Vec<Result<Row, Unread>>) -> (Reading, bool) {
         let mut reading = Reading::default();
         let mut best: BTreeMap<InstanceId, Found> = BTreeMap::new();
         let mut known = std::mem::take(&mut self.known);
@@ -107,7 +109,9 @@ impl Reader {
             let row = match row {
                 Ok(row) => row,
                 Err(unread) => {
-                    reading.refused.push(refused(unread, &known));
+                    let (refused, last_good) = refused(unread, &mut known);
+                    reading.refused.push(refused);
+                    self.known.extend(last_good);
                     continue;
                 }
             };
@@ -143,7 +147,7 @@ impl Reader {
             }
         }
         reading.found = best.into_values().collect();
-        reading
+        (reading, !known.is_empty())
     }
 
     /// Decodes every row of the next answer anew: its indexes may be those of another store.
@@ -304,14 +308,15 @@ fn cut(text: &str) -> &str {
     &text[..end]
 }
 
-/// A row that could not be read keeps the last good record of its instance.
-fn refused(unread: Unread, known: &Known) -> Refused {
+/// A row that could not be read keeps the last good record of its instance, which is remembered.
+fn refused(unread: Unread, known: &mut Known) -> (Refused, Option<(Key, Decoded)>) {
     let Unread { node, id, cause } = unread;
     let part = |part: &Option<String>| part.clone().unwrap_or_else(|| "?".to_owned());
     let record = format!("{}/{}", part(&node), part(&id)).into();
-    let before = node.zip(id).and_then(|key| known.get(&key)?.1.as_ref().ok());
-    let id = before.map(|instance| instance.id.clone());
-    Refused { id, record, reason: Refusal::new(RefusalKind::Field, cause.to_string()) }
+    let before = node.zip(id).and_then(|key| known.remove_entry(&key));
+    let instance = before.as_ref().and_then(|(_, (_, decoded))| decoded.as_ref().ok());
+    let id = instance.map(|instance| instance.id.clone());
+    (Refused { id, record, reason: Refusal::new(RefusalKind::Field, cause.to_string()) }, before)
 }
 
 impl From<Refused> for Change {

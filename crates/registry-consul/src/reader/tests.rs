@@ -36,7 +36,7 @@ fn foreign_row(id: &str, service: Value) -> Value {
 }
 
 fn read(reader: &mut Reader, answer: Vec<Value>) -> Reading {
-    reader.read(rows::parse(Value::Array(answer).to_string().as_bytes(), "testing").unwrap())
+    reader.read(rows::parse(Value::Array(answer).to_string().as_bytes(), "testing").unwrap()).0
 }
 
 fn ids(reading: &Reading) -> Vec<&str> {
@@ -99,6 +99,33 @@ fn a_bad_record_is_refused_with_its_id_and_spoils_nothing() {
     let refused: Vec<_> =
         reading.refused.iter().map(|r| (r.id.as_ref().map(InstanceId::as_str), &*r.record)).collect();
     assert_eq!(refused, [(Some("a"), "n/a"), (Some("b"), "n/b")]);
+}
+
+#[test]
+fn a_row_that_stays_unreadable_keeps_the_id_of_its_last_good_record() {
+    let mut reader = reader(&[]);
+    read(&mut reader, vec![native_row("a", "n", 1, json!(null))]);
+    let mut bad = native_row("a", "n", 2, json!(null));
+    bad["Service"]["Port"] = json!("x");
+    for _ in 0..3 {
+        let reading = read(&mut reader, vec![bad.clone()]);
+        assert_eq!(reading.refused[0].id.as_ref().map(InstanceId::as_str), Some("a"));
+    }
+    let reading = read(&mut reader, vec![native_row("a", "n", 3, json!(null))]);
+    assert_eq!((ids(&reading), reading.refused.len()), (vec!["a"], 0));
+}
+
+#[test]
+fn who_is_missing_is_noticed_whatever_his_health_was() {
+    let mut reader = reader(&[]);
+    let mut lists_less =
+        |answer: Vec<Value>| reader.read(rows::parse(json!(answer).to_string().as_bytes(), "x").unwrap()).1;
+    let (good, bad) = (native_row("a", "n", 1, json!(null)), native_row("b", "n", 1, critical("b:ttl")));
+    assert!(!lists_less(vec![good.clone(), bad]));
+    assert!(!lists_less(vec![good.clone(), native_row("b", "n", 2, json!(null))]));
+    assert!(lists_less(vec![good.clone()]));
+    assert!(!lists_less(vec![good]));
+    assert!(lists_less(Vec::new()));
 }
 
 #[test]
