@@ -40,13 +40,15 @@ impl TargetScheme {
         }
     }
 
-    /// The parameters it knows that are settings of the registry, not of the query.
+    /// The parameters it knows; those of `consul` belong to the query but for `scheme` and `token`.
     fn settings(self) -> &'static [&'static str] {
         match self {
             Self::Direct => &["scheme"],
             Self::Dns | Self::K8s => &["scheme", "port"],
             Self::Etcd => &["prefix", "env"],
-            Self::Consul => &["dc", "tag", "scheme", "token"],
+            Self::Consul => {
+                &["dc", "tag", "near", "ns", "partition", "passing", "protocol", "reads", "scheme", "token"]
+            }
             Self::Local => &["env", "path"],
             Self::Plain => &[],
         }
@@ -71,7 +73,7 @@ impl TargetScheme {
 /// | `direct:///a:1,b:2` (or `direct://a:1,b:2`) | these endpoints, `http` unless `?scheme=` or their own scheme says else |
 /// | `dns:///host:port` | the addresses of `host` |
 /// | `etcd://h1:2379,h2:2379/users?prefix=&env=` | `users` in that cluster |
-/// | `consul://h:8500/users?dc=&tag=` | `users` at that agent |
+/// | `consul://h:8500/users?dc=&tag=` | `users` at that agent; also `near`, `ns`, `partition`, `passing`, `protocol`, `reads` |
 /// | `local:///users` | `users` in the registry of this machine |
 /// | `k8s://ns/svc:port` | the Service `svc` of the namespace `ns` |
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -120,7 +122,7 @@ impl Target {
         let mut query = Query::new(self.service.clone());
         for (name, value) in self.params() {
             let of_query = match self.scheme {
-                TargetScheme::Consul => matches!(name, "dc" | "tag"),
+                TargetScheme::Consul => !matches!(name, "scheme" | "token"),
                 scheme => !scheme.settings().contains(&name),
             };
             if name == "env" {
@@ -328,6 +330,9 @@ mod tests {
         assert_eq!(etcd.to_string(), "etcd://h1:2379,h2:2379/users?env=prod&prefix=mesh");
         let consul = target("consul://127.0.0.1:8500/users?dc=a&tag=v2&token=x");
         assert_eq!(consul.query().params().collect::<Vec<_>>(), [("dc", "a"), ("tag", "v2")]);
+        let asked =
+            target("consul://h:1/users?near=_agent&passing=true&protocol=grpc&reads=stale&ns=a&partition=b");
+        assert_eq!(asked.query().params().count(), 6);
         assert!(!consul.to_string().contains("token=x"));
         assert_eq!(target("local:///users").service().as_str(), "users");
         let k8s = target("k8s://prod/users:8080");
