@@ -165,6 +165,26 @@ pub trait Backend: Send + Sync + 'static {
     fn open(&self) -> Result<Parts, Error>;
 }
 
+/// Parts are a backend that was opened before: whoever opens them shares them, and with them the
+/// connection, the subscriptions and the claims of their registry.
+impl Backend for Parts {
+    fn open(&self) -> Result<Parts, Error> {
+        Ok(self.clone())
+    }
+}
+
+impl<B: Backend + ?Sized> Backend for Box<B> {
+    fn open(&self) -> Result<Parts, Error> {
+        (**self).open()
+    }
+}
+
+impl<B: Backend + ?Sized> Backend for Arc<B> {
+    fn open(&self) -> Result<Parts, Error> {
+        (**self).open()
+    }
+}
+
 const _: fn(Box<dyn Drive>) = |_| {};
 const _: fn(Box<dyn Source>) = |_| {};
 const _: fn(Box<dyn Backend>) = |_| {};

@@ -8,6 +8,7 @@
 mod backoff;
 mod dice;
 mod driven;
+pub mod dual;
 pub mod durations;
 mod engine;
 mod fixed;
@@ -20,15 +21,18 @@ mod pilot;
 pub mod reflector;
 pub mod registrar;
 mod shield;
+pub mod split;
 mod stats;
 mod target;
 
 pub use dice::Dice;
 pub use driven::Driven;
+pub use dual::{Dual, DualConfig, DualStats, Steering};
 pub use fixed::{Fixed, FixedConfig};
 pub use local::{Local, LocalConfig};
 pub use memory::{Memory, MemoryConfig, MemoryLease};
 pub use options::{DriverOptions, Healing};
 pub use outage::Line;
+pub use split::{Split, SplitConfig};
 pub use stats::{Count, RefusedRecord, Stats};
 pub use target::{Target, TargetScheme};
