@@ -70,6 +70,11 @@ impl Agent {
         self.lock().process.as_ref().is_some_and(|process| process.is_running())
     }
 
+    /// Whether it is the server that others know under this address.
+    pub(super) fn serves_at(&self, addr: &str) -> bool {
+        self.held.first().is_some_and(|port| port.addr().to_string() == addr)
+    }
+
     /// Starts its process with the data it has, unless it runs. It answers some time later: see [`ready`](Self::ready).
     ///
     /// # Errors

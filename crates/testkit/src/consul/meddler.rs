@@ -64,7 +64,7 @@ pub struct Meddler {
 }
 
 struct Shared {
-    upstream: SocketAddr,
+    upstream: Mutex<SocketAddr>,
     meddling: Mutex<Meddling>,
     asked: Mutex<Vec<String>>,
 }
@@ -95,7 +95,11 @@ impl Meddler {
         let said = |e| Error::new("binding the port of a meddler").with_source(e);
         let listener = TcpListener::bind(port.addr()).await.map_err(said)?;
         let nothing: Meddling = Arc::new(|_: &mut Exchange| {});
-        let shared = Arc::new(Shared { upstream, meddling: Mutex::new(nothing), asked: Mutex::default() });
+        let shared = Arc::new(Shared {
+            upstream: Mutex::new(upstream),
+            meddling: Mutex::new(nothing),
+            asked: Mutex::default(),
+        });
         let stop = CancellationToken::new();
         let work = serve(listener, Arc::clone(&shared));
         Ok(Self { port, shared, _listener: Task::new("meddler", stop, tokio::spawn(work)) })
@@ -109,6 +113,11 @@ impl Meddler {
     /// From now on every answer is changed by this; also those that are under way.
     pub fn meddle(&self, meddling: impl Fn(&mut Exchange) + Send + Sync + 'static) {
         *lock(&self.shared.meddling) = Arc::new(meddling);
+    }
+
+    /// From now on requests go to this agent; those under way are answered by the one before.
+    pub fn redirect(&self, upstream: SocketAddr) {
+        *lock(&self.shared.upstream) = upstream;
     }
 
     /// Stops meddling.
@@ -166,7 +175,8 @@ async fn relay(mut client: TcpStream, shared: &Shared) -> io::Result<()> {
             asked.push(path.clone());
         }
     }
-    let mut upstream = TcpStream::connect(shared.upstream).await?;
+    let upstream = *lock(&shared.upstream);
+    let mut upstream = TcpStream::connect(upstream).await?;
     let mut request = format!("{method} {path} HTTP/1.0\r\nContent-Length: {}\r\n", body.len());
     for (name, value) in
         headers.iter().filter(|(name, _)| !matches!(&**name, "connection" | "content-length"))

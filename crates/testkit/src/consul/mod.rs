@@ -54,6 +54,11 @@ impl Consul {
         ConsulPlan::new(plan::Kind::Server)
     }
 
+    /// A cluster of so many servers, each of which services may talk to; all keep their data.
+    pub fn servers(count: usize) -> ConsulPlan {
+        ConsulPlan::new(plan::Kind::Servers(count.max(1)))
+    }
+
     /// A server, and a client agent that services talk to; both keep their data.
     pub fn with_client_agent() -> ConsulPlan {
         ConsulPlan::new(plan::Kind::WithClient)
@@ -78,6 +83,24 @@ impl Consul {
     pub fn local(&self) -> &Agent {
         let client = self.agents.iter().find(|agent| agent.name() == plan::CLIENT);
         client.unwrap_or_else(|| self.first())
+    }
+
+    /// The server that leads, as the first says that answers.
+    ///
+    /// # Errors
+    /// When none answers within 5 s, or there is no leader.
+    ///
+    /// # Cancel safety
+    /// Dropping the future changes nothing.
+    pub async fn leader(&self) -> Result<&Agent, Error> {
+        for agent in &self.agents {
+            let Ok(said) = agent.must("GET", "/v1/status/leader", "").await else { continue };
+            let leads = |agent: &&Agent| agent.serves_at(said.trim().trim_matches('"'));
+            if let Some(leader) = self.agents.iter().find(leads) {
+                return Ok(leader);
+            }
+        }
+        Err(Error::new("finding the leader: nobody knows one"))
     }
 
     /// The URL of [`local`](Self::local).

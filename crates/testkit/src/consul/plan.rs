@@ -33,6 +33,7 @@ const QUICK: &str = "performance { raft_multiplier = 1 } enable_script_checks = 
 pub(super) enum Kind {
     Dev,
     Server,
+    Servers(usize),
     WithClient,
     Datacenters(usize),
 }
@@ -123,6 +124,7 @@ impl ConsulPlan {
         }
         let names: Vec<String> = match self.kind {
             Kind::Dev | Kind::Server => vec!["server".to_owned()],
+            Kind::Servers(count) => (1..=count).map(|n| format!("server-{n}")).collect(),
             Kind::WithClient => vec!["server".to_owned(), CLIENT.to_owned()],
             Kind::Datacenters(count) => (1..=count).map(|n| format!("dc{n}")).collect(),
         };
@@ -167,7 +169,7 @@ impl ConsulPlan {
     }
 
     fn keeps_data(&self) -> bool {
-        matches!(self.kind, Kind::Server | Kind::WithClient)
+        matches!(self.kind, Kind::Server | Kind::Servers(_) | Kind::WithClient)
     }
 
     fn args(&self, n: usize, names: &[String], ports: &[Ports], dir: &Path) -> Vec<OsString> {
@@ -180,7 +182,8 @@ impl ConsulPlan {
         if !self.keeps_data() {
             args.push("-dev".into());
         } else if !is_client {
-            args.extend(["-server".into(), "-bootstrap-expect=1".into()]);
+            let servers = if let Kind::Servers(count) = self.kind { count } else { 1 };
+            args.extend(["-server".into(), format!("-bootstrap-expect={servers}").into()]);
         }
         let mut flags = vec![
             ("-node", name.clone()),
@@ -204,8 +207,14 @@ impl ConsulPlan {
             flags.extend(ports[..n].iter().map(|p| ("-retry-join-wan", p.wan.addr().to_string())));
             flags.push(("-hcl", "retry_interval_wan = \"500ms\"".to_owned()));
         }
-        if is_client {
-            flags.push(("-retry-join", ports[0].lan.addr().to_string()));
+        let others = ports.iter().enumerate().filter(|(other, _)| *other != n);
+        let joined: Vec<&Ports> = match self.kind {
+            Kind::WithClient if is_client => vec![&ports[0]],
+            Kind::Servers(_) => others.map(|(_, ports)| ports).collect(),
+            _ => Vec::new(),
+        };
+        if !joined.is_empty() {
+            flags.extend(joined.iter().map(|ports| ("-retry-join", ports.lan.addr().to_string())));
             flags.push(("-hcl", "retry_interval = \"500ms\"".to_owned()));
         }
         if self.acl {

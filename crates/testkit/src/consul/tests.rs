@@ -1,6 +1,7 @@
 //! Against real agents.
 
 use super::*;
+use crate::truth::eventually;
 
 #[tokio::test]
 async fn an_agent_answers_and_one_without_data_on_disk_forgets_when_killed() {
@@ -25,6 +26,18 @@ async fn a_client_agent_sees_what_the_server_holds_and_keeps_or_loses_its_own() 
     consul.local().wipe().unwrap();
     consul.local().restart().await.unwrap();
     assert_eq!(consul.local().ask("GET", "/v1/agent/service/a", "").await.unwrap().0, 404);
+}
+
+#[tokio::test]
+async fn of_three_servers_another_leads_when_the_leader_is_killed() {
+    let consul = Consul::servers(3).start().await.unwrap();
+    let former = consul.leader().await.unwrap().name().to_owned();
+    consul.leader().await.unwrap().kill9().await.unwrap();
+    eventually(READY, "another one leads", || async {
+        consul.leader().await.is_ok_and(|leader| leader.name() != former)
+    })
+    .await
+    .unwrap();
 }
 
 #[tokio::test]
@@ -57,4 +70,9 @@ async fn a_meddler_hands_on_changes_and_cuts() {
     meddler.behave();
     assert_eq!(ask().await.unwrap().0, 200);
     assert_eq!((meddler.count("/v1/kv/"), meddler.asked().len()), (3, 3));
+    let another = Consul::dev().start().await.unwrap();
+    meddler.redirect(another.local().addr());
+    assert_eq!(another.local().ask("GET", "/v1/kv/a", "").await.unwrap().0, 404);
+    assert_eq!(ask().await.unwrap().0, 200);
+    assert_eq!(another.local().ask("GET", "/v1/kv/a", "").await.unwrap().0, 200);
 }
