@@ -86,15 +86,18 @@ impl Connect for TcpConnect {
     ) -> BoxFuture<'a, Result<Connected, CallError>> {
         Box::pin(async move {
             if to.scheme().is_tls() {
-                let text = format!("`{to}` needs TLS, which this version does not speak");
+                let text = format!("`{to}` needs TLS: say in `[client.<service>.tls]` whom to trust");
                 return Err(CallError::new(CallErrorKind::Unsupported, text));
             }
-            let addresses = resolve(to, rules).await?;
-            let stream =
-                first_of(addresses.into_iter().map(open)).await.map_err(|error| failed(to, error))?;
-            Ok(Connected::new(Box::new(stream)))
+            Ok(Connected::new(Box::new(tcp(to, rules).await?)))
         })
     }
+}
+
+/// Opens a TCP stream to the first address of `to` that answers.
+pub(crate) async fn tcp(to: &Endpoint, rules: &AddressRules) -> Result<TcpStream, CallError> {
+    let addresses = resolve(to, rules).await?;
+    first_of(addresses.into_iter().map(open)).await.map_err(|error| failed(to, error))
 }
 
 /// The addresses of an endpoint that may be called, IPv6 and IPv4 in turn.

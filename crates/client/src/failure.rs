@@ -203,7 +203,7 @@ fn of_h2(error: &h2::Error) -> Failure {
         return Failure { connection: After::Good, grpc: reason.map(code_of_reset), ..failure };
     }
     if error.is_io() {
-        let code = error.get_io().map_or("connection lost".into(), |io| words_of(io.kind()));
+        let code = error.get_io().map_or("connection lost".into(), words_of);
         return Failure::maybe(code);
     }
     let connection = if error.is_go_away() { After::Closing } else { After::Good };
@@ -230,7 +230,7 @@ fn code_of_io(error: &(dyn Error + 'static)) -> Option<Cow<'static, str>> {
     let mut next = Some(error);
     while let Some(error) = next {
         if let Some(io) = error.downcast_ref::<io::Error>() {
-            return Some(words_of(io.kind()));
+            return Some(words_of(io));
         }
         next = error.source();
     }
@@ -241,12 +241,13 @@ fn code_of_chain(error: &CallError) -> Cow<'static, str> {
     code_of_io(error).unwrap_or_else(|| error.to_string().into())
 }
 
-fn words_of(kind: io::ErrorKind) -> Cow<'static, str> {
-    match kind {
+fn words_of(error: &io::Error) -> Cow<'static, str> {
+    match error.kind() {
         io::ErrorKind::ConnectionRefused => "refused".into(),
         io::ErrorKind::ConnectionReset => "reset by peer".into(),
         io::ErrorKind::BrokenPipe => "connection lost".into(),
         io::ErrorKind::TimedOut => "timed out".into(),
-        other => other.to_string().into(),
+        // TLS says what to do.
+        other => error.get_ref().map_or_else(|| other.to_string(), ToString::to_string).into(),
     }
 }

@@ -10,7 +10,7 @@ use meshwork_core::{Delivered, InstanceId, Seen};
 use tokio::time;
 
 use crate::{
-    CallError, CallErrorKind,
+    CallError, CallErrorKind, Protocol,
     failure::{After, Failure},
     http1::Place,
     http2::{Http2, Taken},
@@ -75,6 +75,14 @@ impl Flight {
     /// The node it counts on.
     pub(crate) fn node(&self) -> Arc<Node> {
         Arc::clone(self.ticket.as_ref().expect("invariant: an attempt in flight has its ticket").node())
+    }
+
+    /// What is spoken on its connection.
+    pub(crate) fn protocol(&self) -> Protocol {
+        match self.line {
+            Line::Http2(_) => Protocol::Http2,
+            Line::Http1(_) => Protocol::Http1,
+        }
     }
 
     /// The connection state of its node.
@@ -194,15 +202,15 @@ impl Drop for Flight {
 /// Takes a place on the connection of a node.
 fn take_line(shared: &Shared, node: &Node, pinned: Option<&InstanceId>) -> Result<Line, Unusable> {
     let link = link_of(node);
-    if let Some(pool) = link.http1() {
+    let Some(connection) = link.http2() else {
+        let pool = link.http1().ok_or(Unusable::Gone)?;
         let place = pool.take();
         if pool.is_full() {
             node.set_full(true);
         }
         shared.pulse.quicken();
         return place.map(|place| Line::Http1(Box::new(place))).ok_or(Unusable::Gone);
-    }
-    let connection = link.http2().ok_or(Unusable::Gone)?;
+    };
     if let (Some(pinned), Some(identity)) = (pinned, connection.identity())
         && pinned != identity
     {
@@ -228,11 +236,19 @@ async fn exchange_http1(
 ) -> Result<Response<Incoming>, Failure> {
     if !place.reuse().await {
         let within = shared.config.connect_timeout;
-        let opened = async { place.open(owner::open(link, shared).await?.io).await };
-        let opened = time::timeout(within, opened).await.unwrap_or_else(|_elapsed| {
+        let opened = time::timeout(within, owner::open(link, shared)).await.unwrap_or_else(|_elapsed| {
             let text = format!("no connection to `{}` within {within:?}", link.key());
             Err(CallError::new(CallErrorKind::Connect, text))
         });
+        let opened = match opened {
+            Ok(opened) if opened.protocol == Some(Protocol::Http2) => {
+                // Its owner is about to find the same.
+                let text = format!("`{}` speaks HTTP/2 now", link.key());
+                return Err(Failure::connect(CallError::new(CallErrorKind::Connect, text)));
+            }
+            Ok(opened) => place.open(opened.io).await,
+            Err(error) => Err(error),
+        };
         if let Err(error) = opened {
             link.found_nobody();
             if let Some(node) = link.node() {

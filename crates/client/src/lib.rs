@@ -34,6 +34,8 @@ mod shared;
 mod stack;
 mod table;
 mod target;
+#[cfg(feature = "tls")]
+mod tls;
 mod upload;
 mod verbs;
 mod verdict;
@@ -47,4 +49,6 @@ pub use io::Io;
 pub use link::ConnectionState;
 pub use options::{CallOptions, OptionsExt};
 pub use table::{ClusterView, NodeView};
+#[cfg(feature = "tls")]
+pub use tls::{TlsConfig, TlsConnect};
 pub use verbs::{HeaderFault, RequestBuilder, Response};

@@ -56,12 +56,15 @@ const HOPEFUL: u32 = 3;
 /// Attached to a node: its connection.
 pub(crate) struct Link {
     key: NodeKey,
+    /// What is spoken where nothing is negotiated.
     protocol: Protocol,
     target: Target,
     record: ArcSwap<Instance>,
     http2: ArcSwapOption<Http2>,
-    /// Only where HTTP/1.1 is spoken.
+    /// Only where HTTP/1.1 may be spoken.
     http1: Option<Arc<Http1>>,
+    /// Who the last connection proved to end at.
+    peer: ArcSwapOption<Arc<str>>,
     node: OnceLock<Weak<Node>>,
     state: AtomicU8,
     /// Dials that failed, ever, and since the last connection.
@@ -86,6 +89,7 @@ impl Link {
             record: ArcSwap::new(record),
             http2: ArcSwapOption::empty(),
             http1: http1.map(Arc::new),
+            peer: ArcSwapOption::empty(),
             node: OnceLock::new(),
             state: AtomicU8::new(ConnectionState::Connecting as u8),
             failures: AtomicU64::new(0),
@@ -126,6 +130,16 @@ impl Link {
     /// The open HTTP/2 connection.
     pub(crate) fn http2(&self) -> Option<Arc<Http2>> {
         self.http2.load_full()
+    }
+
+    /// Notes whom a new connection proved to end at.
+    pub(crate) fn set_peer(&self, peer: Option<Arc<str>>) {
+        self.peer.store(peer.map(Arc::new));
+    }
+
+    /// Whom the last connection proved to end at.
+    pub(crate) fn peer(&self) -> Option<Arc<str>> {
+        self.peer.load().as_deref().cloned()
     }
 
     /// The record of the moment.

@@ -175,14 +175,15 @@ async fn dial(link: &Link, shared: &Shared) -> Result<Dialled, CallError> {
 }
 
 async fn connect(link: &Link, shared: &Shared) -> Result<Dialled, CallError> {
-    let Connected { io, protocol, .. } = open(link, shared).await?;
-    if let Some(pool) = link.http1() {
+    let Connected { io, protocol, peer } = open(link, shared).await?;
+    link.set_peer(peer);
+    if protocol.unwrap_or(link.protocol()) == Protocol::Http1 {
+        let Some(pool) = link.http1() else {
+            let text = format!("`{}` speaks HTTP/1.1 only", link.key());
+            return Err(CallError::new(CallErrorKind::Unsupported, text));
+        };
         pool.add(io).await?;
         return Ok(Dialled::Http1(Arc::clone(pool)));
-    }
-    if protocol == Some(Protocol::Http1) {
-        let text = format!("`{}` speaks HTTP/1.1 only", link.key());
-        return Err(CallError::new(CallErrorKind::Unsupported, text));
     }
     let record = link.record();
     let native = record.is_native();

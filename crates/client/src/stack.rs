@@ -431,7 +431,7 @@ impl Call {
             fields.insert(names::TO.clone(), to);
         }
         let uri = target.uri_of(&self.head.uri);
-        match link.protocol() {
+        match flight.protocol() {
             Protocol::Http2 => {
                 *request.version_mut() = Version::HTTP_2;
                 *request.uri_mut() = uri;

@@ -18,6 +18,8 @@ pub struct NodeView {
     pub instance: Arc<Instance>,
     /// Who answers there, where the connection was confirmed.
     pub confirmed: Option<InstanceId>,
+    /// Who the peer proved to be (TLS): a SPIFFE id, else a DNS name.
+    pub peer: Option<Arc<str>>,
     /// `host:port`.
     pub address: Arc<str>,
     /// Where its connection stands.
@@ -67,6 +69,7 @@ pub(crate) fn view(shared: &Shared) -> ClusterView {
             nodes.push(NodeView {
                 instance: Arc::clone(member.instance()),
                 confirmed: link.identity(),
+                peer: link.peer(),
                 address: Arc::clone(link.target().address()),
                 state: link.state(),
                 inflight: stats.inflight,

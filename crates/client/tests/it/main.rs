@@ -1,6 +1,7 @@
 //! The channel over loopback, against real hyper, tonic and Meshwork servers and scripted HTTP/2 peers.
 #![expect(clippy::unwrap_used, reason = "what fails here fails its test")]
 
+mod authority;
 mod calls;
 mod echo;
 mod faults;
@@ -12,3 +13,4 @@ mod raw;
 mod registry;
 mod server;
 mod support;
+mod tls;
