@@ -85,6 +85,7 @@ impl Announcer for Hub {
 
     async fn release(&self, mut claim: Claim) -> Result<(), Error> {
         claim.rest();
+        claim.keep = None;
         let revoked = join_all(claim.noted.iter().map(|lease| self.revoke(*lease))).await;
         revoked.into_iter().collect()
     }
@@ -106,6 +107,9 @@ impl Hub {
                 let spent = lease.ttl.saturating_sub(Duration::from_secs(left));
                 let since = asked.checked_sub(spent).unwrap_or(asked);
                 claim.lease = Some(Granted { since, ..lease });
+                // Kept anew, as what was known of its life may be old. The old one goes first.
+                claim.keep = None;
+                claim.keep = claim.written.is_some().then(|| self.keeper.keep(lease.id, since, lease.ttl));
             }
             _ => claim.lose_lease(),
         }
@@ -218,7 +222,10 @@ impl Hub {
         }
         let created = join_all(taps.iter_mut().map(created));
         let created = time::timeout(2 * self.members.request_timeout(), created).await;
-        let created = created.map_err(|_elapsed| Error::unavailable(format!("{}: no watch", context())))?;
+        let created = created.map_err(|_elapsed| match self.taps.absent() {
+            Some(cause) => errors::again(context(), &cause),
+            None => Error::unavailable(format!("{}: no watch", context())),
+        })?;
         for outcome in created {
             outcome.map_err(|cause| errors::again(context(), &cause))?;
         }

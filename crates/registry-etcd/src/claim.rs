@@ -96,10 +96,10 @@ impl Claim {
         }
     }
 
-    /// Lets go of the watch and the keep-alive; what is noted stays.
+    /// Lets go of the watch. The lease is kept on: what stands is to stand also while etcd denies us
+    /// everything that asks for a token.
     pub(crate) fn rest(&mut self) {
         self.watch.clear();
-        self.keep = None;
     }
 
     /// Forgets record and lease, which belong to another id; the lease stays noted.
@@ -145,7 +145,8 @@ mod tests {
     use super::*;
 
     fn keys() -> Keys {
-        Keys { env: "test".into(), dialects: vec![Arc::new(Native::new("meshwork").unwrap())] }
+        let dialects: Vec<Arc<dyn meshwork_core::Dialect>> = vec![Arc::new(Native::new("meshwork").unwrap())];
+        Keys { root: "/meshwork/".into(), env: "test".into(), dialects }
     }
 
     fn user() -> Instance {

@@ -1,14 +1,16 @@
 //! `[registry.etcd]`: the table that configures this registry.
 
-use std::{fmt, time::Duration};
+use std::{fmt, path::PathBuf, time::Duration};
 
-use meshwork_core::{Error, ErrorKind, Native, ServiceName};
+use meshwork_core::{Error, Native, ServiceName};
 use meshwork_registry::durations;
 use serde::{
     Deserialize, Deserializer, Serialize,
     de::{SeqAccess, Visitor},
 };
 use tonic::transport::Uri;
+
+use crate::secret::Secret;
 
 /// The shortest time to live that etcd's own rules leave room for.
 pub(crate) const MIN_TTL: Duration = Duration::from_secs(2);
@@ -19,14 +21,20 @@ pub(crate) const MAX_TTL: Duration = Duration::from_secs(3600);
 ///
 /// ```toml
 /// [registry.etcd]
-/// endpoints = ["http://10.0.0.1:2379", "http://10.0.0.2:2379"]
+/// endpoints = ["https://10.0.0.1:2379", "https://10.0.0.2:2379"]
 /// lease_ttl = "15s"
+/// user = "orders"
+/// password_file = "/run/secrets/etcd-password"
+///
+/// [registry.etcd.tls]
+/// ca_file = "/etc/ssl/etcd-ca.pem"
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct EtcdConfig {
-    /// The members, `http://host:port` (or `host:port`); a list, or one text separated by commas.
+    /// The members, `http://host:port` or `https://host:port`; a list, or one text separated by commas.
+    /// Without a scheme it is `https` when anything of `tls` is set, else `http`.
     /// Default: `http://127.0.0.1:2379`.
     #[serde(deserialize_with = "endpoints")]
     pub endpoints: Vec<String>,
@@ -48,6 +56,42 @@ pub struct EtcdConfig {
     pub relist_every: Duration,
     /// Whether the addresses that the members advertise are used beside `endpoints`. Default: false.
     pub sync_members: bool,
+    /// The user that we log in as, where etcd asks for one; it takes `password` or `password_file`, and
+    /// `https`, if nobody is to read the password on the way. Default: none (etcd may know us by the
+    /// common name of a client certificate).
+    pub user: Option<String>,
+    /// The password of `user`. Default: `password_file`.
+    pub password: Option<Secret>,
+    /// A file with the password of `user`; it is read again at every login. Default: none.
+    pub password_file: Option<PathBuf>,
+    /// How long we wait after an answer that waiting cannot mend (wrong password, no permission) before we
+    /// ask again; a changed `password_file` is tried at the next asking. 1 s to 1 h. Default: `1m`.
+    #[serde(with = "durations")]
+    pub denied_retry: Duration,
+    /// TLS towards `https` endpoints.
+    pub tls: TlsConfig,
+}
+
+/// `tls` of [`EtcdConfig`]. The files are read again for every new connection; while one of them cannot be
+/// used, what was read before is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct TlsConfig {
+    /// PEM certificates that sign the members'. Default: those of the web.
+    pub ca_file: Option<PathBuf>,
+    /// PEM certificate (chain) that we show. Default: none.
+    pub cert_file: Option<PathBuf>,
+    /// PEM key of `cert_file`. Default: none.
+    pub key_file: Option<PathBuf>,
+    /// The name that the members' certificates must have. Default: the host of the endpoint.
+    pub server_name: Option<String>,
+}
+
+impl TlsConfig {
+    fn is_set(&self) -> bool {
+        *self != Self::default()
+    }
 }
 
 impl Default for EtcdConfig {
@@ -60,6 +104,11 @@ impl Default for EtcdConfig {
             attempt_timeout: Duration::from_secs(2),
             relist_every: Duration::from_secs(450),
             sync_members: false,
+            user: None,
+            password: None,
+            password_file: None,
+            denied_retry: Duration::from_secs(60),
+            tls: TlsConfig::default(),
         }
     }
 }
@@ -68,14 +117,13 @@ impl EtcdConfig {
     /// Refuses what cannot work.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] naming the key; [`ErrorKind::Unsupported`] for an `https` endpoint.
+    /// [`Invalid`](meshwork_core::ErrorKind::Invalid) naming the key.
     pub fn check(&self) -> Result<(), Error> {
-        if self.endpoints.is_empty() {
-            return Err(Error::invalid("etcd `endpoints` is empty"));
+        let addresses = self.addresses()?;
+        if self.tls.is_set() && !addresses.iter().any(|address| is_https(address)) {
+            return Err(Error::invalid("etcd `tls` is set, but no address of `endpoints` is https"));
         }
-        for endpoint in &self.endpoints {
-            address(endpoint)?;
-        }
+        self.check_security()?;
         Native::new(&self.prefix)?;
         let within = |key: &str, value: Duration, least: Duration, most: Duration| {
             if (least..=most).contains(&value) {
@@ -93,7 +141,36 @@ impl EtcdConfig {
         within("lease_ttl", self.lease_ttl, MIN_TTL, MAX_TTL)?;
         within("request_timeout", self.request_timeout, brief, Duration::from_secs(60))?;
         within("attempt_timeout", self.attempt_timeout, brief, self.request_timeout)?;
-        within("relist_every", self.relist_every, Duration::from_secs(1), Duration::from_secs(86_400))
+        within("relist_every", self.relist_every, Duration::from_secs(1), Duration::from_secs(86_400))?;
+        within("denied_retry", self.denied_retry, Duration::from_secs(1), Duration::from_secs(3600))
+    }
+
+    fn check_security(&self) -> Result<(), Error> {
+        if self.tls.cert_file.is_some() != self.tls.key_file.is_some() {
+            return Err(Error::invalid("etcd `tls` has one of `cert_file` and `key_file`: it takes both"));
+        }
+        let text = match (&self.user, &self.password, &self.password_file) {
+            (None, None, None) => return Ok(()),
+            (None, ..) => "etcd has a password, but no `user`",
+            (Some(user), ..) if user.is_empty() => "etcd `user` is empty",
+            (Some(_), Some(_), None) | (Some(_), None, Some(_)) => return Ok(()),
+            (Some(_), None, None) => "etcd `user` takes `password` or `password_file`",
+            (Some(_), Some(_), Some(_)) => "etcd has `password` and `password_file`: set one of them",
+        };
+        Err(Error::invalid(text))
+    }
+
+    /// The addresses of `endpoints`, each with its scheme, each once.
+    ///
+    /// # Errors
+    /// As [`check`](Self::check).
+    pub(crate) fn addresses(&self) -> Result<Vec<Box<str>>, Error> {
+        addresses(&self.endpoints, self.default_scheme())
+    }
+
+    /// The scheme of an endpoint that names none.
+    pub(crate) fn default_scheme(&self) -> &'static str {
+        if self.tls.is_set() { "https" } else { "http" }
     }
 
     /// The time to live as etcd takes it.
@@ -102,19 +179,38 @@ impl EtcdConfig {
     }
 }
 
-/// The address of a member with its scheme.
-pub(crate) fn address(text: &str) -> Result<String, Error> {
-    let full = if text.contains("://") { text.to_owned() } else { format!("http://{text}") };
-    let invalid = || Error::invalid(format!("etcd endpoint `{}`", text.escape_debug()));
-    let uri: Uri = full.parse().map_err(|e| invalid().with_source(e))?;
-    match (uri.scheme_str(), uri.port_u16(), uri.path()) {
-        (Some("https"), ..) => Err(Error::new(
-            ErrorKind::Unsupported,
-            format!("etcd endpoint `{full}` asks for TLS, which this version does not speak yet"),
-        )),
-        (Some("http"), Some(1..), "" | "/") => Ok(full.trim_end_matches('/').to_owned()),
-        _ => Err(Error::invalid(format!("etcd endpoint `{}` is not http://host:port", text.escape_debug()))),
+/// The addresses of members, each with its scheme, each once.
+pub(crate) fn addresses(endpoints: &[String], default_scheme: &str) -> Result<Vec<Box<str>>, Error> {
+    let mut all: Vec<Box<str>> = Vec::with_capacity(endpoints.len());
+    for endpoint in endpoints {
+        let address = address(endpoint, default_scheme)?.into_boxed_str();
+        if !all.contains(&address) {
+            all.push(address);
+        }
     }
+    if all.is_empty() { Err(Error::invalid("etcd `endpoints` is empty")) } else { Ok(all) }
+}
+
+/// The address of a member with its scheme.
+pub(crate) fn address(text: &str, default_scheme: &str) -> Result<String, Error> {
+    let full = if text.contains("://") { text.to_owned() } else { format!("{default_scheme}://{text}") };
+    let shown = text.escape_debug();
+    let uri: Uri =
+        full.parse().map_err(|e| Error::invalid(format!("etcd endpoint `{shown}`")).with_source(e))?;
+    let has_user = uri.authority().is_some_and(|authority| authority.as_str().contains('@'));
+    match (uri.scheme_str(), uri.port_u16(), uri.path()) {
+        (Some("http" | "https"), Some(1..), "" | "/") if !has_user => {
+            Ok(full.trim_end_matches('/').to_owned())
+        }
+        _ => Err(Error::invalid(format!(
+            "etcd endpoint `{shown}` is not http://host:port or https://host:port"
+        ))),
+    }
+}
+
+/// Whether TLS is spoken to this address.
+pub(crate) fn is_https(address: &str) -> bool {
+    address.starts_with("https://")
 }
 
 /// An environment is a part of keys, so it must be a name.
@@ -177,16 +273,45 @@ mod tests {
     }
 
     #[test]
+    fn an_address_without_scheme_speaks_tls_when_tls_is_set() {
+        let scheme = |json: &str| read(json).unwrap().addresses().unwrap()[0].clone();
+        assert_eq!(&*scheme(r#"{"endpoints":"a:1"}"#), "http://a:1");
+        assert_eq!(&*scheme(r#"{"endpoints":"a:1","tls":{"ca_file":"/x"}}"#), "https://a:1");
+    }
+
+    #[test]
+    fn a_password_is_never_shown() {
+        let config = read(r#"{"user":"u","password":"s3cret"}"#).unwrap();
+        config.check().unwrap();
+        assert_eq!(config.password.as_ref().map(Secret::reveal), Some("s3cret"));
+        assert!(!format!("{config:?}").contains("s3cret"));
+        assert!(!serde_json::to_string(&config).unwrap().contains("s3cret"));
+    }
+
+    #[test]
     fn what_cannot_work_is_refused_by_name() {
         let refused = |json: &str| read(json).unwrap().check().unwrap_err();
-        assert!(refused(r#"{"endpoints":[]}"#).to_string().contains("endpoints"));
-        assert!(refused(r#"{"lease_ttl":"1s"}"#).to_string().contains("lease_ttl"));
-        assert!(refused(r#"{"attempt_timeout":"9s"}"#).to_string().contains("attempt_timeout"));
-        assert_eq!(refused(r#"{"endpoints":["https://a:1"]}"#).kind(), ErrorKind::Unsupported);
-        for bad in ["", "a", "ftp://a:1", "http://a", "http://a:0", "http://a:1/x", "a b:1"] {
-            assert!(address(bad).is_err(), "{bad}");
+        for (json, key) in [
+            (r#"{"endpoints":[]}"#, "endpoints"),
+            (r#"{"lease_ttl":"1s"}"#, "lease_ttl"),
+            (r#"{"attempt_timeout":"9s"}"#, "attempt_timeout"),
+            (r#"{"denied_retry":"1ms"}"#, "denied_retry"),
+            (r#"{"user":"u"}"#, "password_file"),
+            (r#"{"user":"","password":"x"}"#, "user"),
+            (r#"{"password":"x"}"#, "user"),
+            (r#"{"user":"u","password":"x","password_file":"/x"}"#, "password_file"),
+            (r#"{"endpoints":"https://a:1","tls":{"cert_file":"x"}}"#, "key_file"),
+            (r#"{"endpoints":"http://a:1","tls":{"ca_file":"x"}}"#, "tls"),
+        ] {
+            let error = refused(json).to_string();
+            assert!(error.contains(key), "{json}: {error}");
         }
-        assert_eq!(address("a:1").unwrap(), "http://a:1");
+        for bad in ["", "a", "ftp://a:1", "http://a", "http://a:0", "http://a:1/x", "a b:1", "http://u:p@a:1"]
+        {
+            let error = address(bad, "http").unwrap_err().to_string();
+            assert!(error.contains("endpoint"), "{bad}");
+        }
+        assert_eq!(address("a:1", "http").unwrap(), "http://a:1");
         assert!(environment("..").is_err() && environment("a/b").is_err());
     }
 }

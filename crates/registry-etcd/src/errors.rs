@@ -1,9 +1,17 @@
 //! What etcd and the transport answer, as the registry contract's errors.
 
-use std::{error, fmt, sync::Arc};
+use std::{error, fmt, io, sync::Arc};
 
 use meshwork_core::{BoxError, Error, ErrorChain, ErrorKind};
 use tonic::{Code, Status};
+
+// What etcd says of tokens, users and permissions, each by one text only.
+const BAD_TOKEN: &str = "etcdserver: invalid auth token";
+const OLD_USERS: &str = "etcdserver: revision of auth store is old";
+const NO_USER: &str = "etcdserver: user name is empty";
+const BAD_PASSWORD: &str = "etcdserver: authentication failed, invalid user ID or password";
+const WITHOUT_USERS: &str = "etcdserver: authentication is not enabled";
+const NOT_PERMITTED: &str = "etcdserver: permission denied";
 
 /// A status whose text is its message alone.
 #[derive(Debug)]
@@ -11,10 +19,11 @@ struct Answer(Status);
 
 impl fmt::Display for Answer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0.message().is_empty() {
-            return f.write_str(self.0.code().description());
+        match self.0.message() {
+            "" => f.write_str(self.0.code().description()),
+            NO_USER => write!(f, "{NO_USER} (set `user` and `password`)"),
+            message => f.write_str(message),
         }
-        f.write_str(self.0.message())
     }
 }
 
@@ -55,28 +64,91 @@ pub(crate) fn echo(error: &Error) -> Error {
 fn kind(cause: &etcd_client::Error) -> ErrorKind {
     match cause {
         etcd_client::Error::GRpcStatus(status) => match status.code() {
+            // Another login mends it.
+            _ if is_about_token(status.message()) => ErrorKind::Unavailable,
+            _ if matches!(status.message(), BAD_PASSWORD | NO_USER) => ErrorKind::Denied,
             Code::PermissionDenied | Code::Unauthenticated => ErrorKind::Denied,
             Code::InvalidArgument => ErrorKind::Invalid,
             Code::Unimplemented => ErrorKind::Protocol,
-            _ if speaks_no_http2(status) => ErrorKind::Protocol,
-            _ => ErrorKind::Unavailable,
+            _ => beneath(status).unwrap_or(ErrorKind::Unavailable),
         },
         etcd_client::Error::InvalidArgs(_) | etcd_client::Error::InvalidUri(_) => ErrorKind::Invalid,
         _ => ErrorKind::Unavailable,
     }
 }
 
-/// Whether the other side answered bytes that are no HTTP/2 at all: not an etcd.
-fn speaks_no_http2(status: &Status) -> bool {
+/// What the transport met, where waiting cannot mend it.
+fn beneath(status: &Status) -> Option<ErrorKind> {
     let mut next = error::Error::source(status);
     while let Some(cause) = next {
-        if let Some(h2) = cause.downcast_ref::<h2::Error>() {
-            return h2.is_library()
-                && matches!(h2.reason(), Some(h2::Reason::FRAME_SIZE_ERROR | h2::Reason::PROTOCOL_ERROR));
+        if let Some(ours) = cause.downcast_ref::<Error>() {
+            return Some(ours.kind());
+        }
+        if let Some(tls) = tls_of(cause) {
+            return Some(match tls {
+                rustls::Error::AlertReceived(_) | rustls::Error::InvalidCertificate(_) => ErrorKind::Denied,
+                _ => ErrorKind::Protocol,
+            });
+        }
+        // The other side answered bytes that are no HTTP/2 at all: not an etcd.
+        if let Some(h2) = cause.downcast_ref::<h2::Error>()
+            && h2.is_library()
+            && matches!(h2.reason(), Some(h2::Reason::FRAME_SIZE_ERROR | h2::Reason::PROTOCOL_ERROR))
+        {
+            return Some(ErrorKind::Protocol);
         }
         next = cause.source();
     }
-    false
+    None
+}
+
+/// The error of TLS in this one, which HTTP/2 and I/O errors wrap, one in another, without telling.
+fn tls_of<'a>(error: &'a (dyn error::Error + 'static)) -> Option<&'a rustls::Error> {
+    let mut error = error;
+    loop {
+        if let Some(tls) = error.downcast_ref::<rustls::Error>() {
+            return Some(tls);
+        }
+        error = match error.downcast_ref::<h2::Error>() {
+            Some(h2) => h2.get_io()?,
+            None => error.downcast_ref::<io::Error>()?.get_ref()?,
+        };
+    }
+}
+
+/// Whether this is said of a token that was good once: another login may mend it.
+fn is_about_token(message: &str) -> bool {
+    message.ends_with(BAD_TOKEN) || message.ends_with(OLD_USERS)
+}
+
+/// Whether a watch was refused for its token, or for having none.
+pub(crate) fn is_reason_token(reason: &str) -> bool {
+    is_about_token(reason) || reason.ends_with(NO_USER)
+}
+
+/// Whether a request was refused for its token, or for having none, and surely not done.
+pub(crate) fn is_token_refused(cause: &etcd_client::Error) -> bool {
+    matches!(cause, etcd_client::Error::GRpcStatus(status) if is_reason_token(status.message()))
+}
+
+/// Whether etcd asks who we are, and nobody told.
+pub(crate) fn is_nobody(cause: &etcd_client::Error) -> bool {
+    matches!(cause, etcd_client::Error::GRpcStatus(status) if status.message() == NO_USER)
+}
+
+/// Whether etcd knows the user and does not let him do this.
+pub(crate) fn is_not_permitted(cause: &etcd_client::Error) -> bool {
+    matches!(cause, etcd_client::Error::GRpcStatus(status) if status.message() == NOT_PERMITTED)
+}
+
+/// Whether a login was refused for its user or password.
+pub(crate) fn is_login_refused(cause: &etcd_client::Error) -> bool {
+    matches!(cause, etcd_client::Error::GRpcStatus(status) if status.message() == BAD_PASSWORD)
+}
+
+/// Whether etcd asks nobody who he is.
+pub(crate) fn is_without_users(cause: &etcd_client::Error) -> bool {
+    matches!(cause, etcd_client::Error::GRpcStatus(status) if status.message() == WITHOUT_USERS)
 }
 
 fn code(cause: &etcd_client::Error) -> Option<Code> {

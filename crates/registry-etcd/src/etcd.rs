@@ -1,14 +1,17 @@
 //! The backend as an application writes it down.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use meshwork_core::{Backend, Dialect, Error, Native, Parts};
 use meshwork_registry::{Driven, DriverOptions};
 
 use crate::{
+    catalog::Services,
     config::{self, EtcdConfig},
+    endpoints::Endpoints,
     hub::Hub,
     keys::Keys,
+    secret::Secret,
 };
 
 /// An etcd cluster as registry.
@@ -19,19 +22,33 @@ use crate::{
 ///
 /// let etcd = Etcd::new(["http://127.0.0.1:2379"]).with_env("prod");
 /// let parts = etcd.open()?;                       // no I/O yet
-/// assert!(parts.registry.is_some() && parts.discovery.is_some());
+/// assert!(parts.registry.is_some() && parts.discovery.is_some() && parts.catalog.is_some());
 /// # Ok::<(), meshwork_core::Error>(())
 /// ```
+///
+/// # User and role
+/// Where etcd asks for a user, a role that may read and write the prefix is enough:
+///
+/// ```sh
+/// etcdctl user add orders                         # asks for the password
+/// etcdctl role add meshwork
+/// etcdctl role grant-permission meshwork --prefix=true readwrite /meshwork/
+/// etcdctl user grant-role orders meshwork
+/// ```
+///
+/// Who only finds needs `read`. Each [dialect](Self::also_writing) needs its own prefix besides.
+/// [Synced members](Self::with_synced_members) need no permission, but some user.
 #[derive(Clone)]
 pub struct Etcd {
     config: EtcdConfig,
+    endpoints: Endpoints,
     env: Box<str>,
     also_written: Vec<Arc<dyn Dialect>>,
 }
 
 impl Etcd {
-    /// The cluster with these members, `http://host:port` each; several are used one at a time, the next
-    /// when one fails.
+    /// The cluster with these members, `http://host:port` or `https://host:port` each; several are used one
+    /// at a time, the next when one fails.
     pub fn new<E: Into<String>>(endpoints: impl IntoIterator<Item = E>) -> Self {
         let endpoints = endpoints.into_iter().map(Into::into).collect();
         Self::with_config(EtcdConfig { endpoints, ..EtcdConfig::default() })
@@ -39,7 +56,8 @@ impl Etcd {
 
     /// With the settings of a `[registry.etcd]` table.
     pub fn with_config(config: EtcdConfig) -> Self {
-        Self { config, env: "dev".into(), also_written: Vec::new() }
+        let endpoints = Endpoints::of(&config);
+        Self { config, endpoints, env: "dev".into(), also_written: Vec::new() }
     }
 
     /// What all keys begin with. Default: `meshwork`.
@@ -94,6 +112,63 @@ impl Etcd {
         self
     }
 
+    /// The user that we log in as.
+    #[must_use]
+    pub fn with_user(mut self, user: impl Into<String>, password: impl Into<Secret>) -> Self {
+        (self.config.user, self.config.password) = (Some(user.into()), Some(password.into()));
+        self.config.password_file = None;
+        self
+    }
+
+    /// The user that we log in as, and a file with his password, read again at every login.
+    #[must_use]
+    pub fn with_password_file(mut self, user: impl Into<String>, file: impl Into<PathBuf>) -> Self {
+        (self.config.user, self.config.password_file) = (Some(user.into()), Some(file.into()));
+        self.config.password = None;
+        self
+    }
+
+    /// How long we wait after a wrong password or a missing permission before we ask again; 1 s to 1 h.
+    /// Default: 1 min.
+    #[must_use]
+    pub fn with_denied_retry(mut self, every: Duration) -> Self {
+        self.config.denied_retry = every;
+        self
+    }
+
+    /// PEM certificates that sign the members'. Default: those of the web.
+    #[must_use]
+    pub fn with_ca_file(mut self, file: impl Into<PathBuf>) -> Self {
+        self.config.tls.ca_file = Some(file.into());
+        self.reread()
+    }
+
+    /// The certificate and the key that we show, PEM. etcd may take its common name for our user.
+    #[must_use]
+    pub fn with_client_certificate(mut self, cert: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Self {
+        self.config.tls.cert_file = Some(cert.into());
+        self.config.tls.key_file = Some(key.into());
+        self.reread()
+    }
+
+    /// The name that the members' certificates must have. Default: the host of the endpoint.
+    #[must_use]
+    pub fn with_server_name(mut self, name: impl Into<String>) -> Self {
+        self.config.tls.server_name = Some(name.into());
+        self.reread()
+    }
+
+    /// The endpoints, to be replaced while the registry is in use. Take it after the last `with_…`.
+    pub fn endpoints(&self) -> Endpoints {
+        self.endpoints.clone()
+    }
+
+    /// TLS decides what an endpoint without a scheme means.
+    fn reread(mut self) -> Self {
+        self.endpoints = Endpoints::of(&self.config);
+        self
+    }
+
     /// Also writes the records of this dialect, in the same transaction and under the same lease. What is
     /// read stays our own.
     #[must_use]
@@ -114,16 +189,22 @@ impl Backend for Etcd {
         config::environment(&self.env)?;
         let mut dialects: Vec<Arc<dyn Dialect>> = vec![Arc::new(Native::new(&self.config.prefix)?)];
         dialects.extend(self.also_written.iter().cloned());
-        let keys = Keys { env: self.env.clone(), dialects };
+        let prefix = self.config.prefix.trim_matches('/');
+        let keys = Keys { root: format!("/{prefix}/").into(), env: self.env.clone(), dialects };
         let ttl = Duration::from_secs(self.config.ttl_seconds().unsigned_abs());
         let mut options = DriverOptions::default().with_ttl(ttl);
         options.request_timeout = self.config.request_timeout;
         // Leases live only while there is a link: it must be tried more often than they end.
         options.healing.cap = (ttl / 4).min(options.healing.cap);
-        let prefix = self.config.prefix.trim_matches('/');
-        let description = format!("etcd {} /{prefix}/{}/", self.config.endpoints.join(","), self.env);
-        let driven = Driven::new(Hub::new(self.config.clone(), keys)?, options);
-        Ok(Parts::new(description).with_registry(driven.registry()).with_discovery(driven.discovery()))
+        options.healing.slow = self.config.denied_retry;
+        let description = format!("etcd {} /{prefix}/{}/", self.endpoints.latest().join(","), self.env);
+        let hub = Hub::new(self.config.clone(), self.endpoints.clone(), keys)?;
+        let services = Services::new(hub.clone());
+        let driven = Driven::new(hub, options);
+        Ok(Parts::new(description)
+            .with_registry(driven.registry())
+            .with_discovery(driven.discovery())
+            .with_catalog(Arc::new(services)))
     }
 }
 
@@ -147,6 +228,11 @@ mod tests {
         assert_eq!(refused(Etcd::new(Vec::<String>::new())), Some(ErrorKind::Invalid));
         assert_eq!(refused(Etcd::new(["a:1"]).with_env("a/b")), Some(ErrorKind::Invalid));
         assert_eq!(refused(Etcd::new(["a:1"]).with_prefix("..")), Some(ErrorKind::Invalid));
-        assert_eq!(refused(Etcd::new(["https://a:1"])), Some(ErrorKind::Unsupported));
+        let nameless = Etcd::new(["https://a:1"]).with_server_name("a b");
+        assert_eq!(refused(nameless), Some(ErrorKind::Invalid));
+        assert!(
+            Etcd::new(["a:1"]).with_ca_file("/none").open().is_ok(),
+            "files are read when they are needed"
+        );
     }
 }

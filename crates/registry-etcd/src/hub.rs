@@ -6,12 +6,16 @@ use std::{
     time::Duration,
 };
 
-use meshwork_core::{BoxFuture, Drive, Error, ErrorChain};
-use tokio::{sync::Semaphore, time, time::Instant};
+use meshwork_core::{BoxFuture, Drive, Error, ErrorChain, ErrorKind};
+use tokio::{
+    sync::{Mutex, Semaphore},
+    time,
+    time::Instant,
+};
 
 use crate::{
-    config::EtcdConfig, errors, keeper::Keeper, keys::Keys, link::Link, members::Members, random, taps::Taps,
-    watching,
+    config::EtcdConfig, endpoints::Endpoints, errors, keeper::Keeper, keys::Keys, link::Link,
+    members::Members, random, taps::Taps, watching,
 };
 
 /// A link that lived this long was good: the next one follows without a pause.
@@ -33,6 +37,8 @@ pub(crate) struct Shared {
     pub(crate) taps: Arc<Taps>,
     pub(crate) keeper: Arc<Keeper>,
     pub(crate) lists: Semaphore,
+    /// Held by who drives: the drivers, or the catalog while it is the only one in use.
+    driven: Mutex<()>,
     /// How often our own records were not as they were written.
     pub(crate) put_back: AtomicU64,
 }
@@ -45,8 +51,8 @@ impl std::ops::Deref for Hub {
 }
 
 impl Hub {
-    pub(crate) fn new(config: EtcdConfig, keys: Keys) -> Result<Self, Error> {
-        let members = Members::new(&config)?;
+    pub(crate) fn new(config: EtcdConfig, endpoints: Endpoints, keys: Keys) -> Result<Self, Error> {
+        let members = Members::new(&config, endpoints)?;
         Ok(Self(Arc::new(Shared {
             config,
             keys,
@@ -54,6 +60,7 @@ impl Hub {
             taps: Arc::default(),
             keeper: Arc::default(),
             lists: Semaphore::new(LISTS),
+            driven: Mutex::default(),
             put_back: AtomicU64::new(0),
         })))
     }
@@ -68,6 +75,7 @@ impl Drive for Hub {
 impl Shared {
     /// One link after the other, until none can be had, or only for a moment.
     async fn run(&self) -> Error {
+        let _driven = self.driven.lock().await;
         let _cut = CutWhenDropped(&self.taps);
         loop {
             let link = match self.members.link().await {
@@ -92,10 +100,24 @@ impl Shared {
 
     async fn use_link(&self, link: &Link) -> Error {
         tokio::select! {
-            error = watching::run(&self.taps, link, &self.members) => error,
+            error = self.watch(link) => error,
             error = self.keeper.run(link, &self.members) => error,
             () = link.lost() => Error::unavailable(format!("{} stopped answering", link.address)),
+            () = self.members.left(link) => Error::unavailable(format!("{} is no endpoint any more", link.address)),
             () = self.sync_members() => Error::unavailable("members were read"),
+        }
+    }
+
+    /// The watch stream. While etcd refuses us, nothing is watched, but leases are kept on: that asks for
+    /// no token, and what is announced stays announced.
+    async fn watch(&self, link: &Link) -> Error {
+        loop {
+            let error = watching::run(&self.taps, link, &self.members).await;
+            if error.kind() != ErrorKind::Denied {
+                return error;
+            }
+            self.taps.cut(&Arc::new(error), true);
+            time::sleep(self.config.denied_retry).await;
         }
     }
 

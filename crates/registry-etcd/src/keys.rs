@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use meshwork_core::{Change, Decoded, Dialect, Error, Instance, InstanceId, Query, Record};
+use meshwork_core::{Change, Decoded, Dialect, Error, Instance, InstanceId, Query, Record, ServiceName};
 
 use crate::{
     config,
@@ -12,6 +12,8 @@ use crate::{
 /// The dialects of one backend and the environment it was opened for. The first dialect is read; all
 /// are written.
 pub(crate) struct Keys {
+    /// With slashes around it.
+    pub(crate) root: Box<str>,
     pub(crate) env: Box<str>,
     pub(crate) dialects: Vec<Arc<dyn Dialect>>,
 }
@@ -30,6 +32,19 @@ impl Keys {
         let env = query.env().unwrap_or(&self.env);
         config::environment(env)?;
         Ok(self.reading().prefix(env, query.service()))
+    }
+
+    /// What the keys of all instances of our environment begin with.
+    pub(crate) fn instances(&self) -> String {
+        format!("{}{}/instances/", self.root, self.env)
+    }
+
+    /// The service of such a key.
+    pub(crate) fn service_of(&self, key: &[u8]) -> Option<ServiceName> {
+        let key = std::str::from_utf8(key).ok()?;
+        self.reading().id_of(key)?;
+        let (service, _id) = key.strip_prefix(&self.instances())?.split_once('/')?;
+        ServiceName::new(service).ok()
     }
 
     /// The records of `instance` under `lease`.
@@ -107,7 +122,8 @@ mod tests {
     use super::*;
 
     fn keys() -> Keys {
-        Keys { env: "test".into(), dialects: vec![Arc::new(Native::new("meshwork").unwrap())] }
+        let dialects: Vec<Arc<dyn Dialect>> = vec![Arc::new(Native::new("meshwork").unwrap())];
+        Keys { root: "/meshwork/".into(), env: "test".into(), dialects }
     }
 
     fn user(id: &str) -> Instance {
@@ -143,6 +159,23 @@ mod tests {
             matches!(&told[..], [Change::Delta { put, removed }] if put.len() == 1 && removed.len() == 1)
         );
         assert!(keys.delta(&[Event::Put(entry("x/y", b""))]).is_empty(), "somebody else's key says nothing");
+    }
+
+    #[test]
+    fn keys_of_instances_name_their_service_and_others_none() {
+        let keys = keys();
+        let service = |key: &str| keys.service_of(key.as_bytes()).map(|name| name.to_string());
+        assert_eq!(service("/meshwork/test/instances/user/user-1").as_deref(), Some("user"));
+        for other in [
+            "/meshwork/prod/instances/user/user-1",
+            "/meshwork/test/documents/user",
+            "/meshwork/test/instances/user",
+            "/meshwork/test/instances/user/",
+            "/meshwork/test/instances/user/a/b",
+            "/meshwork/test/instances/../a",
+        ] {
+            assert_eq!(service(other), None, "{other}");
+        }
     }
 
     #[test]

@@ -8,23 +8,31 @@
 #![deny(missing_docs)]
 
 mod announcer;
+mod catalog;
 mod claim;
 mod config;
+mod endpoints;
 mod errors;
 mod etcd;
+mod feed;
 mod hub;
 mod keeper;
 mod keys;
 mod link;
 mod listing;
+mod login;
 mod members;
 mod random;
 mod record;
 mod resume;
+mod secret;
 mod source;
 mod store;
 mod taps;
+mod tls;
 mod watching;
 
-pub use config::EtcdConfig;
+pub use config::{EtcdConfig, TlsConfig};
+pub use endpoints::Endpoints;
 pub use etcd::Etcd;
+pub use secret::Secret;

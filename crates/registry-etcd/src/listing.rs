@@ -14,11 +14,18 @@ const PAGE: i64 = 1000;
 /// No list goes on for more pages than this: a service has at most 20 000 records that are read.
 const MAX_PAGES: usize = 256;
 
+/// How much of each record is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Part {
+    Records,
+    Keys,
+}
+
 /// Reads everything under `prefix` as of one revision.
-pub(crate) async fn read(members: &Members, prefix: &str) -> Result<Listing, Error> {
+pub(crate) async fn read(members: &Members, prefix: &str, part: Part) -> Result<Listing, Error> {
     let mut page = PAGE;
     loop {
-        match pages(members, prefix, page).await {
+        match pages(members, prefix, part, page).await {
             // Compacted between two pages, or a page of huge records: start over with smaller ones.
             Err(Failure::Refused(cause)) if errors::is_out_of_range(&cause) && page > 1 => page /= 8,
             outcome => return outcome.map_err(|failure| failure.into_error(format!("listing {prefix}"))),
@@ -27,7 +34,7 @@ pub(crate) async fn read(members: &Members, prefix: &str) -> Result<Listing, Err
     }
 }
 
-async fn pages(members: &Members, prefix: &str, page: i64) -> Result<Listing, Failure> {
+async fn pages(members: &Members, prefix: &str, part: Part, page: i64) -> Result<Listing, Failure> {
     let end = end_of(prefix.as_bytes());
     let (mut listing, mut from) = (Listing::default(), prefix.as_bytes().to_vec());
     for _ in 0..MAX_PAGES {
@@ -37,6 +44,7 @@ async fn pages(members: &Members, prefix: &str, page: i64) -> Result<Listing, Fa
                     .with_range(end.clone())
                     .with_limit(page)
                     .with_revision(listing.revision);
+                let options = if part == Part::Keys { options.with_keys_only() } else { options };
                 let (mut kv, from) = (link.kv.clone(), from.clone());
                 async move { kv.get(from, Some(options)).await }
             })

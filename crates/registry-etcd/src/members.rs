@@ -2,7 +2,8 @@
 //!
 //! Every request goes to one member until it fails or stays silent for the attempt timeout; then all
 //! others are asked, one after the other a moment apart, and the first that answers a linearizable read
-//! takes over. Each answer must come from the cluster that answered first.
+//! takes over. Each answer must come from the cluster that answered first. A request that is refused for
+//! its token is sent again after one login.
 
 use std::{
     collections::VecDeque,
@@ -24,13 +25,16 @@ use tokio::{sync, time, time::Instant};
 
 use crate::{
     config::{EtcdConfig, address},
+    endpoints::Endpoints,
     errors,
-    link::Link,
+    link::{Access, Link},
     random,
 };
 
 /// The next member is asked when the one before has not answered for this long.
 const STAGGER: Duration = Duration::from_millis(250);
+/// How often one request is sent again after a login: users may change again in between.
+const RENEWALS: usize = 2;
 
 /// An answer that tells which cluster gave it, and at which revision.
 pub(crate) trait Headed {
@@ -95,8 +99,13 @@ impl From<Error> for Silence {
 
 /// The members and the link in use.
 pub(crate) struct Members {
-    addresses: Mutex<Vec<Box<str>>>,
-    configured: Vec<Box<str>>,
+    endpoints: Endpoints,
+    default_scheme: &'static str,
+    /// What the members said of themselves, where they are asked.
+    advertised: Mutex<Vec<Box<str>>>,
+    /// A process begins at a member of its own choice, so that many spread over all.
+    first: usize,
+    access: Access,
     probe_key: Box<str>,
     attempt_timeout: Duration,
     request_timeout: Duration,
@@ -113,20 +122,13 @@ struct State {
 }
 
 impl Members {
-    pub(crate) fn new(config: &EtcdConfig) -> Result<Self, Error> {
-        let mut addresses = Vec::with_capacity(config.endpoints.len());
-        for endpoint in &config.endpoints {
-            let address = address(endpoint)?.into_boxed_str();
-            if !addresses.contains(&address) {
-                addresses.push(address);
-            }
-        }
-        // A process begins at a member of its own choice, so that many spread over all.
-        let first = random::number() as usize % addresses.len().max(1);
-        addresses.rotate_left(first);
+    pub(crate) fn new(config: &EtcdConfig, endpoints: Endpoints) -> Result<Self, Error> {
         Ok(Self {
-            configured: addresses.clone(),
-            addresses: Mutex::new(addresses),
+            endpoints,
+            default_scheme: config.default_scheme(),
+            advertised: Mutex::default(),
+            first: random::number() as usize,
+            access: Access::new(config)?,
             probe_key: format!("/{}/", config.prefix.trim_matches('/')).into(),
             attempt_timeout: config.attempt_timeout,
             request_timeout: config.request_timeout,
@@ -192,20 +194,80 @@ impl Members {
         attempt: Duration,
         send: &impl Fn(&Link) -> F,
     ) -> Result<T, Failure> {
-        match time::timeout(attempt, send(link)).await {
-            Ok(Ok(answer)) => {
-                self.check(answer.header()).map_err(Failure::Unanswered).inspect_err(|_| link.suspect())?;
-                Ok(answer)
+        let mut renewals = 0;
+        loop {
+            let token = self.token(link).await.map_err(Failure::Unanswered)?;
+            match time::timeout(attempt, send(link)).await {
+                Ok(Ok(answer)) => {
+                    let checked = self.check(answer.header()).map_err(Failure::Unanswered);
+                    checked.inspect_err(|_| link.suspect())?;
+                    self.proved(token);
+                    return Ok(answer);
+                }
+                Ok(Err(cause)) if renewals < RENEWALS && self.is_mended_by_login(&cause) => {
+                    // It was surely not done: also what must not be sent twice may be sent again.
+                    renewals += 1;
+                    self.renew(link, token).await.map_err(Failure::Unanswered)?;
+                }
+                Ok(Err(cause)) if errors::is_worth_another_member(&cause) => {
+                    link.suspect();
+                    let context = format!("asking {}", link.address);
+                    return Err(Failure::Unanswered(errors::of(context, cause)));
+                }
+                Ok(Err(cause)) => return Err(Failure::Refused(cause)),
+                Err(_elapsed) => {
+                    link.suspect();
+                    return Err(Failure::Unanswered(silent_member(&link.address, attempt)));
+                }
             }
-            Ok(Err(cause)) if errors::is_worth_another_member(&cause) => {
+        }
+    }
+
+    /// Whether another login mends it. Without one of ours, our certificate says who we are: then only the
+    /// users have changed in between, and asking again is enough.
+    fn is_mended_by_login(&self, cause: &etcd_client::Error) -> bool {
+        errors::is_token_refused(cause) && (self.access.login().is_some() || !errors::is_nobody(cause))
+    }
+
+    /// Whether a watch was refused for what another login mends.
+    pub(crate) fn is_login_behind(&self, reason: &str) -> bool {
+        self.access.login().is_some() && errors::is_reason_token(reason)
+    }
+
+    /// Which token is sent now; the first request of all logs in.
+    pub(crate) async fn token(&self, link: &Link) -> Result<u64, Error> {
+        let Some(login) = self.access.login() else { return Ok(0) };
+        if login.number() == 0 {
+            self.renew(link, 0).await?;
+        }
+        Ok(login.number())
+    }
+
+    /// Sees to another token than this one, which was refused.
+    pub(crate) async fn renew(&self, link: &Link, token: u64) -> Result<(), Error> {
+        let Some(login) = self.access.login() else { return Ok(()) };
+        let renewed = login.renew(&link.client, token).await;
+        renewed.inspect_err(|error| {
+            if error.kind().is_transient() {
                 link.suspect();
-                Err(Failure::Unanswered(errors::of(format!("asking {}", link.address), cause)))
             }
-            Ok(Err(cause)) => Err(Failure::Refused(cause)),
-            Err(_elapsed) => {
-                link.suspect();
-                Err(Failure::Unanswered(silent_member(&link.address, attempt)))
-            }
+        })
+    }
+
+    /// This token, or a later one, was taken.
+    pub(crate) fn proved(&self, token: u64) {
+        if let Some(login) = self.access.login() {
+            login.proved(token);
+        }
+    }
+
+    /// Returns when the member of `link` is none of ours any more.
+    pub(crate) async fn left(&self, link: &Link) {
+        let mut changes = self.endpoints.changes();
+        while self.addresses().contains(&link.address) {
+            changes.next().await;
+            // What members said of themselves is as old as the endpoints.
+            self.lock_advertised().clear();
         }
     }
 
@@ -255,7 +317,7 @@ impl Members {
     }
 
     async fn ask_all(&self, avoid: Option<&str>) -> Result<Link, Silence> {
-        let mut waiting: VecDeque<Box<str>> = self.lock_addresses().iter().cloned().collect();
+        let mut waiting: VecDeque<Box<str>> = self.addresses().into();
         if let Some(at) = waiting.iter().position(|address| Some(&**address) == avoid) {
             let last = waiting.remove(at).expect("invariant: the position was just found");
             waiting.push_back(last);
@@ -282,11 +344,15 @@ impl Members {
     }
 
     async fn probe(&self, address: Box<str>) -> Result<Link, Silence> {
-        let link = Link::new(&address, self.attempt_timeout).await?;
+        let link = Link::new(&address, &self.access).await?;
         let mut kv = link.kv.clone();
         let options = GetOptions::new().with_keys_only();
         match time::timeout(self.attempt_timeout, kv.get(&*self.probe_key, Some(options))).await {
             Ok(Ok(answer)) => Ok(self.check(answer.header()).map(|_| link)?),
+            // It is asked who we are only after the quorum has answered.
+            Ok(Err(cause)) if errors::is_token_refused(&cause) || errors::is_not_permitted(&cause) => {
+                Ok(link)
+            }
             Ok(Err(cause)) => {
                 let electing = errors::is_answered_unavailable(&cause);
                 Err(Silence { electing, ..errors::of_first_contact(&address, cause).into() })
@@ -320,26 +386,35 @@ impl Members {
             })
             .await?;
         let advertised = list.members().iter().filter(|member| !member.is_learner());
-        let mut addresses = self.configured.clone();
-        for url in advertised.flat_map(|member| member.client_urls()) {
-            if let Ok(address) = address(url)
-                && !addresses.iter().any(|known| **known == *address)
-            {
-                addresses.push(address.into());
-            }
-        }
-        *self.lock_addresses() = addresses;
+        let urls = advertised.flat_map(|member| member.client_urls());
+        *self.lock_advertised() = urls
+            .filter_map(|url| address(url, self.default_scheme).ok())
+            .map(String::into_boxed_str)
+            .collect();
         Ok(())
     }
 
-    fn lock_addresses(&self) -> std::sync::MutexGuard<'_, Vec<Box<str>>> {
-        self.addresses.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The configured addresses, beginning with the one of our choice, then those that are advertised.
+    fn addresses(&self) -> Vec<Box<str>> {
+        let mut all = self.endpoints.addresses();
+        let first = self.first % all.len().max(1);
+        all.rotate_left(first);
+        for address in self.lock_advertised().iter() {
+            if !all.contains(address) {
+                all.push(address.clone());
+            }
+        }
+        all
+    }
+
+    fn lock_advertised(&self) -> std::sync::MutexGuard<'_, Vec<Box<str>>> {
+        self.advertised.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl fmt::Debug for Members {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Members").field("addresses", &*self.lock_addresses()).finish_non_exhaustive()
+        f.debug_struct("Members").field("addresses", &self.addresses()).finish_non_exhaustive()
     }
 }
 

@@ -60,6 +60,8 @@ struct State {
     open: BTreeMap<i64, Entry>,
     /// Created at the server, but no longer wanted.
     dropped: Vec<i64>,
+    /// Why there is no stream, until one is there.
+    absent: Option<Arc<Error>>,
 }
 
 struct Entry {
@@ -135,10 +137,25 @@ impl Taps {
         !self.lock().open.values().any(|entry| entry.sent)
     }
 
+    /// The watch is to be created anew, on the next stream.
+    pub(crate) fn want_again(&self, id: i64) {
+        if let Some(entry) = self.lock().open.get_mut(&id) {
+            entry.sent = false;
+        }
+    }
+
+    /// Why nobody gets a watch at present, where that is known.
+    pub(crate) fn absent(&self) -> Option<Arc<Error>> {
+        self.lock().absent.clone()
+    }
+
     /// Tells one tap. Its end, and its being too slow, end it here too.
     pub(crate) fn tell(&self, id: i64, told: Told) {
         let ends = matches!(told, Told::Compacted | Told::Cut(_));
         let mut state = self.lock();
+        if matches!(told, Told::Created { .. }) {
+            state.absent = None;
+        }
         let Some(entry) = state.open.get(&id) else { return };
         let slow = entry.to.try_send(told).is_err();
         if ends || slow {
@@ -163,6 +180,9 @@ impl Taps {
     pub(crate) fn cut(&self, cause: &Arc<Error>, all: bool) {
         let mut state = self.lock();
         state.dropped.clear();
+        if all {
+            state.absent = Some(Arc::clone(cause));
+        }
         state.open.retain(|_, entry| {
             let keep = !(all || entry.sent);
             if !keep {

@@ -1,5 +1,6 @@
 //! The one watch stream of a backend: creates and cancels the watches of all taps and hands out what
-//! comes. It asks for progress as a sign of life; a stream that is silent for too long is cut.
+//! comes. It asks for progress as a sign of life; a stream that is silent for too long is cut. etcd judges
+//! each new watch by the token that the stream was opened with, so an old token costs the stream.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -28,23 +29,51 @@ const ASK_EVERY: Duration = Duration::from_secs(3);
 /// The watch id of what is told to all watches of a stream.
 const ALL: i64 = -1;
 
-/// Runs the stream over `link` until that fails. Opens it with the first tap.
+/// Why a stream ended.
+enum End {
+    Failed(Error),
+    /// Its token is not taken any more.
+    Token,
+}
+
+impl From<Error> for End {
+    fn from(error: Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+/// Runs the stream over `link` until that fails. Opens it with the first tap; opens another one when etcd
+/// does not take its token any more.
 ///
 /// # Cancel safety
 /// May be dropped at any await; the taps must be cut then.
 pub(crate) async fn run(taps: &Taps, link: &Link, members: &Members) -> Error {
-    let first = loop {
-        match taps.next_wanted() {
-            Some(wanted) => break wanted,
-            None => taps.changed().await,
+    loop {
+        let first = loop {
+            match taps.next_wanted() {
+                Some(wanted) => break wanted,
+                None => taps.changed().await,
+            }
+        };
+        let token = match members.token(link).await {
+            Ok(token) => token,
+            Err(error) => return error,
+        };
+        let (sender, answers) = match open(&first, link, members).await {
+            Ok(opened) => opened,
+            Err(error) => return error,
+        };
+        let creating = VecDeque::from([first.id]);
+        let stream = Stream { taps, link, members, sender, creating, parts: HashMap::new(), token };
+        if let End::Failed(error) = stream.run(answers).await {
+            return error;
         }
-    };
-    match open(&first, link, members).await {
-        Ok((sender, answers)) => {
-            let creating = VecDeque::from([first.id]);
-            Stream { taps, link, members, sender, creating, parts: HashMap::new() }.run(answers).await
+        if let Err(error) = members.renew(link, token).await {
+            return error;
         }
-        Err(error) => error,
+        let cause =
+            Error::unavailable(format!("{} did not take the token of the watch stream", link.address));
+        taps.cut(&Arc::new(cause), false);
     }
 }
 
@@ -79,26 +108,28 @@ struct Stream<'a> {
     creating: VecDeque<i64>,
     /// Events of a revision that was too large for one message, until its last part is here.
     parts: HashMap<i64, Vec<Event>>,
+    /// The token that it was opened with.
+    token: u64,
 }
 
 impl Stream<'_> {
-    async fn run(mut self, mut answers: WatchResponseStream) -> Error {
+    async fn run(mut self, mut answers: WatchResponseStream) -> End {
         let (mut heard, mut ask) = (Instant::now(), Instant::now() + ASK_EVERY);
         // Whatever was wanted while there was no stream; its wake-up may be spent.
         if let Err(error) = self.send_wishes().await {
-            return error;
+            return error.into();
         }
         loop {
             tokio::select! {
                 answer = answers.message() => {
                     heard = Instant::now();
-                    if let Err(error) = self.answered(answer) {
-                        return error;
+                    if let Err(end) = self.answered(answer) {
+                        return end;
                     }
                 }
                 () = self.taps.changed() => {
                     if let Err(error) = self.send_wishes().await {
-                        return error;
+                        return error.into();
                     }
                 }
                 () = time::sleep_until(ask) => {
@@ -107,12 +138,12 @@ impl Stream<'_> {
                         // etcd has nothing to answer about; pings still watch the connection.
                         heard = Instant::now();
                     } else if let Err(error) = self.ask_for_progress().await {
-                        return error;
+                        return error.into();
                     }
                 }
                 () = time::sleep_until(heard + SILENCE) => {
                     let text = format!("the watch stream of {} was silent for {SILENCE:?}", self.link.address);
-                    return Error::unavailable(text);
+                    return Error::unavailable(text).into();
                 }
             }
         }
@@ -144,42 +175,47 @@ impl Stream<'_> {
         sent.map_err(|_elapsed| Error::unavailable(context()))?.map_err(|e| errors::of(context(), e))
     }
 
-    fn answered(&mut self, answer: Result<Option<WatchResponse>, etcd_client::Error>) -> Result<(), Error> {
+    fn answered(&mut self, answer: Result<Option<WatchResponse>, etcd_client::Error>) -> Result<(), End> {
         let context = || format!("watching at {}", self.link.address);
         let answer = answer
             .map_err(|e| errors::of(context(), e))?
             .ok_or_else(|| Error::unavailable(format!("{}: the stream ended", context())))?;
         let revision = self.members.check(answer.header())?;
-        self.dispatch(answer.0, revision);
-        Ok(())
+        self.dispatch(answer.0, revision)
     }
 
-    fn dispatch(&mut self, answer: PbWatchResponse, revision: i64) {
+    fn dispatch(&mut self, answer: PbWatchResponse, revision: i64) -> Result<(), End> {
         let asked = if answer.created { self.creating.pop_front() } else { None };
         let id = if answer.watch_id == ALL { asked.unwrap_or(ALL) } else { answer.watch_id };
+        if answer.canceled && self.members.is_login_behind(&answer.cancel_reason) {
+            // What was asked for and not yet created goes to the next stream.
+            self.creating.iter().chain([&id]).for_each(|id| self.taps.want_again(*id));
+            return Err(End::Token);
+        }
         if answer.canceled {
             self.parts.remove(&id);
             let told = match answer.compact_revision {
                 0 => Told::Cut(Arc::new(refused(&answer.cancel_reason, self.link))),
                 _ => Told::Compacted,
             };
-            return self.taps.tell(id, told);
-        }
-        if answer.created {
-            return self.taps.tell(id, Told::Created { revision });
-        }
-        if answer.events.is_empty() {
-            return match id {
+            self.taps.tell(id, told);
+        } else if answer.created {
+            self.members.proved(self.token);
+            self.taps.tell(id, Told::Created { revision });
+        } else if answer.events.is_empty() {
+            match id {
                 ALL => self.taps.tell_progress(revision),
                 id => self.taps.tell(id, Told::Progress { revision }),
-            };
+            }
+        } else {
+            let parts = self.parts.entry(id).or_default();
+            parts.extend(answer.events.into_iter().filter_map(Event::read));
+            if !answer.fragment {
+                let events = self.parts.remove(&id).unwrap_or_default();
+                self.taps.tell(id, Told::Events(events));
+            }
         }
-        let parts = self.parts.entry(id).or_default();
-        parts.extend(answer.events.into_iter().filter_map(Event::read));
-        if !answer.fragment {
-            let events = self.parts.remove(&id).unwrap_or_default();
-            self.taps.tell(id, Told::Events(events));
-        }
+        Ok(())
     }
 }
 
