@@ -194,6 +194,14 @@ impl Config {
         ConfigError::check(alike.collect())
     }
 
+    /// Whether a key stands in one of our sections or in one that the application has read.
+    pub fn is_read(&self, key: &str) -> bool {
+        let path = KeyPath::parse(key);
+        path.segments()
+            .first()
+            .is_some_and(|first| SECTIONS.contains(&first.as_str()) || self.asked().contains(first))
+    }
+
     /// Where the value of a key was set, `client.users.timeout`. For a client that does not set it, where `[client.default]` does.
     pub fn origin(&self, key: &str) -> Origin {
         let path = KeyPath::parse(key);

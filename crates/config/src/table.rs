@@ -68,6 +68,11 @@ impl RegistryTable {
         &self.kind
     }
 
+    /// The whole path of one of its keys, as [`Config::changed_keys`](crate::Config::changed_keys) spells it.
+    pub fn key(&self, key: &str) -> String {
+        self.path.join(key).to_string()
+    }
+
     /// Reads the table, without its `kind`, as the configuration of a backend; `T` should refuse unknown fields.
     ///
     /// # Errors

@@ -1,11 +1,11 @@
 //! The builder that a service author sees.
 
-use std::{convert::Infallible, future::Future, process::ExitCode, sync::Arc};
+use std::{convert::Infallible, future::Future, path::PathBuf, process::ExitCode, sync::Arc};
 
 use axum::{Router, response::IntoResponse, routing::Route};
 use meshwork_client::Channel;
 use meshwork_config::ConfigError;
-use meshwork_core::{Backend, Build, Error, ErrorChain};
+use meshwork_core::{Backend, Build, Error, ErrorChain, Watch};
 use meshwork_server::{Services, Split};
 use serde::de::DeserializeOwned;
 use tower_layer::Layer;
@@ -17,6 +17,7 @@ use crate::{
     handle::Shared,
     hooks::{Hooks, Outcome, boxed},
     run, telemetry,
+    wiring::Wiring,
 };
 
 /// A service: an axum router and tonic services with all that a fleet needs.
@@ -67,6 +68,12 @@ impl App {
         self
     }
 
+    /// The directory of the configuration files, instead of `MESHWORK_CONFIG_DIR` or `config`. It need not exist.
+    pub fn with_config_dir(self, dir: impl Into<PathBuf>) -> Self {
+        self.shared.lazy.set("with_config_dir", |setup| setup.config_dir = Some(dir.into()));
+        self
+    }
+
     /// The environment, instead of `MESHWORK_ENV`: which `config/{env}.toml` is read and under which
     /// name the instance is announced.
     pub fn with_environment(self, environment: impl Into<String>) -> Self {
@@ -85,12 +92,41 @@ impl App {
     /// # Errors
     /// What is wrong and where: file, line, column, the nearest valid key.
     pub fn config<T: DeserializeOwned>(&self, section: &str) -> Result<T, RunError> {
-        match self.shared.lazy.get() {
-            Some(wiring) => wiring.config.section(section).map_err(|e: ConfigError| e.into()),
-            None => Err(self.shared.lazy.take_fault().unwrap_or_else(|| {
-                RunError::Setup(Error::invalid("configuration could not be read, as reported before"))
-            })),
-        }
+        self.wired()?.config.section(section).map_err(|e: ConfigError| e.into())
+    }
+
+    /// The application's own section as it is now: when a file of the configuration changes, the watch has the new
+    /// value within 1 s. While the files have a mistake it keeps the last good value and says `Stale` with the cause.
+    ///
+    /// ```
+    /// # use meshwork::App;
+    /// #[derive(serde::Deserialize)]
+    /// #[serde(default, deny_unknown_fields)]
+    /// struct Orders {
+    ///     limit: u32,
+    /// }
+    /// # impl Default for Orders { fn default() -> Self { Self { limit: 20 } } }
+    /// # let app = App::new().with_environment("test");
+    /// let orders = app.watch_config::<Orders>("orders")?;
+    /// assert_eq!(orders.latest().value().limit, 20);
+    /// # Ok::<(), meshwork::RunError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`config`](Self::config).
+    pub fn watch_config<T>(&self, section: &str) -> Result<Watch<T>, RunError>
+    where
+        T: DeserializeOwned + Send + Sync + 'static,
+    {
+        self.wired()?.live.section(section)
+    }
+
+    fn wired(&self) -> Result<&Wiring, RunError> {
+        let lazy = &self.shared.lazy;
+        lazy.get().map(|wiring| &**wiring).ok_or_else(|| {
+            let reported = || Error::invalid("configuration could not be read, as reported before");
+            lazy.take_fault().unwrap_or_else(|| RunError::Setup(reported()))
+        })
     }
 
     /// A channel to a service, by its name (`users`) or a target (`direct:///a:1,b:2`, `local:///users`,
@@ -189,6 +225,9 @@ impl App {
 
     /// Serves until SIGINT, SIGTERM or [`Handle::stop`], then leaves and drains. A second signal ends the
     /// process at once with exit code 128 + its number.
+    ///
+    /// A changed configuration file and SIGHUP do what [`Handle::reload`] does. A SIGHUP that comes because the
+    /// terminal is gone asks to stop.
     ///
     /// When the process has no `tracing` subscriber yet, one that writes to standard error is set;
     /// `RUST_LOG` (`info`, `meshwork=debug,h2=warn`) filters it.

@@ -1,19 +1,27 @@
 //! From a table of `[registry]` or a target to an opened registry: the one place that knows the backends.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
-use meshwork_config::{Config, RegistryTable};
-use meshwork_core::{Backend, Discovery, Error, ErrorKind, Parts};
-use meshwork_registry::{Fixed, FixedConfig, Local, LocalConfig, Memory, Target, TargetScheme};
+use meshwork_config::{Config, ConfigError, RegistryTable};
+use meshwork_core::{Backend, Discovery, Error, ErrorChain, ErrorKind, Parts};
+use meshwork_registry::{
+    Dual, DualConfig, Fixed, FixedConfig, Local, LocalConfig, Memory, MemoryConfig, Split, SplitConfig,
+    Steering, Target, TargetScheme,
+};
 #[cfg(feature = "consul")]
 use meshwork_registry_consul::{Consul, ConsulConfig};
 #[cfg(feature = "etcd")]
 use meshwork_registry_etcd::{Etcd, EtcdConfig};
 
-use crate::RunError;
+use crate::{
+    RunError,
+    live::{Apply, LivePart},
+};
 
 /// The kinds this build knows.
 const KINDS: &[&str] = &[
+    "dual",
+    "split",
     "local",
     "static",
     "memory",
@@ -25,39 +33,170 @@ const KINDS: &[&str] = &[
 /// The kinds that a feature of this version brings.
 const BEHIND_FEATURES: &[&str] = &["etcd", "consul"];
 
-/// Opens the registry that `[registry] use` names; nothing for `none`.
+/// What was opened, and what of it follows the configuration while the app runs.
+pub(crate) struct Opened {
+    pub(crate) parts: Parts,
+    pub(crate) live: Vec<Arc<dyn LivePart>>,
+}
+
+/// A table as its backend reads it.
+enum Settings {
+    Local(LocalConfig),
+    Static(FixedConfig),
+    Memory,
+    Dual(DualConfig),
+    Split(SplitConfig),
+    #[cfg(feature = "etcd")]
+    Etcd(Box<EtcdConfig>),
+    #[cfg(feature = "consul")]
+    Consul(Box<ConsulConfig>),
+    /// Of a kind that a feature brings which this build lacks.
+    Lacking,
+}
+
+/// Reads every table of `[registry]`, also those that nothing leads to.
+///
+/// # Errors
+/// What is wrong in them, and where.
+pub(crate) fn read(config: &Config) -> Result<(), RunError> {
+    config.registry().tables().try_for_each(|table| settings(table).map(drop))
+}
+
+/// Opens the registry that `[registry] use` names, and those it names in turn; nothing for `none`.
 ///
 /// # Errors
 /// What is wrong in the configuration, or what this build lacks.
-pub(crate) fn used(config: &Config, env: &str) -> Result<Parts, RunError> {
-    match config.registry().used()? {
-        None => Ok(Parts::new("none")),
-        Some(table) => open(&table, env),
+pub(crate) fn used(config: &Config, env: &str) -> Result<Opened, RunError> {
+    read(config)?;
+    let mut opening = Opening { config, env, opened: BTreeMap::new(), live: Vec::new() };
+    let parts = match config.registry().used()? {
+        None => Parts::new("none"),
+        Some(table) => opening.table(&table)?,
+    };
+    Ok(Opened { parts, live: opening.live })
+}
+
+fn settings(table: &RegistryTable) -> Result<Settings, RunError> {
+    Ok(match table.kind() {
+        "local" => Settings::Local(table.extract()?),
+        "static" => Settings::Static(table.extract()?),
+        "memory" => {
+            table.extract::<MemoryConfig>()?;
+            Settings::Memory
+        }
+        "dual" => Settings::Dual(table.extract()?),
+        "split" => Settings::Split(routes(table)?),
+        #[cfg(feature = "etcd")]
+        "etcd" => Settings::Etcd(table.extract()?),
+        #[cfg(feature = "consul")]
+        "consul" => Settings::Consul(table.extract()?),
+        kind if BEHIND_FEATURES.contains(&kind) => Settings::Lacking,
+        _ => return Err(table.unknown_kind(KINDS).into()),
+    })
+}
+
+/// The routes of a split, each judged where it stands.
+fn routes(table: &RegistryTable) -> Result<SplitConfig, RunError> {
+    let split: SplitConfig = table.extract()?;
+    for pattern in split.routes.keys() {
+        if let Err(error) = Split::check(pattern) {
+            return Err(table.error(&format!("routes.\"{pattern}\""), error.to_string()).into());
+        }
+    }
+    Ok(split)
+}
+
+/// Opens tables, each once: a registry that is named in two places is one connection.
+struct Opening<'a> {
+    config: &'a Config,
+    env: &'a str,
+    opened: BTreeMap<String, Parts>,
+    live: Vec<Arc<dyn LivePart>>,
+}
+
+impl Opening<'_> {
+    fn table(&mut self, table: &RegistryTable) -> Result<Parts, RunError> {
+        if let Some(opened) = self.opened.get(table.name()) {
+            return Ok(opened.clone());
+        }
+        let backend: Box<dyn Backend> = match settings(table)? {
+            Settings::Local(mut config) => {
+                config.env = self.env.to_owned();
+                Box::new(Local::with_config(config))
+            }
+            Settings::Static(config) => Box::new(Fixed::from_config(config)),
+            Settings::Memory => Box::new(Memory::new()),
+            Settings::Dual(config) => {
+                let (primary, secondary) = (self.member(&config.primary)?, self.member(&config.secondary)?);
+                let dual = Dual::with_config(primary, secondary, &config);
+                self.live.push(Arc::new(LiveDual::new(table, dual.steering())));
+                Box::new(dual)
+            }
+            Settings::Split(config) => {
+                let mut split = Split::new(self.member(&config.default)?);
+                for (pattern, name) in &config.routes {
+                    split = split.route(pattern, self.member(name)?);
+                }
+                Box::new(split)
+            }
+            #[cfg(feature = "etcd")]
+            Settings::Etcd(config) => Box::new(Etcd::with_config(*config).with_env(self.env)),
+            #[cfg(feature = "consul")]
+            Settings::Consul(config) => Box::new(Consul::with_config(*config).with_env(self.env)),
+            Settings::Lacking => return Err(lacking(table).into()),
+        };
+        let parts = backend.open().map_err(|error| table.error("", ErrorChain(&error).to_string()))?;
+        self.opened.insert(table.name().to_owned(), parts.clone());
+        Ok(parts)
+    }
+
+    /// The registry that a dual or a split names; the configuration has no circles and no names that lead nowhere.
+    fn member(&mut self, name: &str) -> Result<Parts, RunError> {
+        match self.config.registry().table(name) {
+            Some(table) => self.table(&table),
+            None => Err(Error::invalid(format!("no table `[registry.{name}]`")).into()),
+        }
     }
 }
 
-fn open(table: &RegistryTable, env: &str) -> Result<Parts, RunError> {
-    let backend: Box<dyn Backend> = match table.kind() {
-        "local" => {
-            let mut config: LocalConfig = table.extract()?;
-            config.env = env.to_owned();
-            Box::new(Local::with_config(config))
-        }
-        "static" => Box::new(Fixed::from_config(table.extract::<FixedConfig>()?)),
-        "memory" => Box::new(Memory::new()),
-        #[cfg(feature = "etcd")]
-        "etcd" => Box::new(Etcd::with_config(table.extract::<EtcdConfig>()?).with_env(env)),
-        #[cfg(feature = "consul")]
-        "consul" => Box::new(Consul::with_config(table.extract::<ConsulConfig>()?).with_env(env)),
-        kind if BEHIND_FEATURES.contains(&kind) && !KINDS.contains(&kind) => {
-            let text = format!(
-                "this build has no registry of kind `{kind}`\nadd the feature: cargo add meshwork --features {kind}"
-            );
-            return Err(table.error("", text).into());
-        }
-        _ => return Err(table.unknown_kind(KINDS).into()),
-    };
-    Ok(backend.open()?)
+/// Where a dual announces and what it finds, as its table says now.
+struct LiveDual {
+    table: Box<str>,
+    keys: [String; 2],
+    steering: Steering,
+}
+
+impl LiveDual {
+    fn new(table: &RegistryTable, steering: Steering) -> Self {
+        Self { table: table.name().into(), keys: ["write", "read"].map(|key| table.key(key)), steering }
+    }
+}
+
+impl LivePart for LiveDual {
+    fn follows(&self, key: &str) -> bool {
+        self.keys.iter().any(|live| live == key)
+    }
+
+    fn judge(&self, newer: &Config) -> Result<Option<Apply>, RunError> {
+        // A dual that was taken away stays as it is until the process is started again.
+        let Some(table) = newer.registry().table(&self.table).filter(|table| table.kind() == "dual") else {
+            return Ok(None);
+        };
+        let (policy, steering) = (table.extract::<DualConfig>()?.policy(), self.steering.clone());
+        Ok(Some(Box::new(move || {
+            // First what is found: a side that is not written any more must not be read any more.
+            steering.read(policy.read);
+            steering.write(policy.write);
+        })))
+    }
+}
+
+fn lacking(table: &RegistryTable) -> ConfigError {
+    let kind = table.kind();
+    let text = format!(
+        "this build has no registry of kind `{kind}`\nadd the feature: cargo add meshwork --features {kind}"
+    );
+    table.error("", text)
 }
 
 /// Opens the registry that a target with a scheme names.

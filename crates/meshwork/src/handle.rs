@@ -9,15 +9,17 @@ use std::{
 use meshwork_client::Channel;
 use meshwork_core::{Error, Instance, Phase, Registration, RegistrationState};
 use meshwork_server::Health;
+use tokio::{sync::Notify, task};
 use tokio_util::sync::CancellationToken;
 
-use crate::{control::Control, wiring::Lazy};
+use crate::{RunError, control::Control, live::Reloaded, wiring::Lazy};
 
 /// Shared by an app, its handles and its runner.
 pub(crate) struct Shared {
     pub(crate) lazy: Lazy,
     pub(crate) control: Control,
     pub(crate) health: Health,
+    reload: Notify,
     bound: Mutex<Vec<SocketAddr>>,
     announced: Mutex<Announced>,
 }
@@ -43,6 +45,7 @@ impl Shared {
             lazy: Lazy::default(),
             control: Control::new(),
             health: Health::new(),
+            reload: Notify::new(),
             bound: Mutex::default(),
             announced: Mutex::default(),
         }
@@ -78,6 +81,28 @@ impl Shared {
 
     pub(crate) fn take_registration(&self) -> Option<Registration> {
         locked(&self.announced).registration.take()
+    }
+
+    /// Has the configuration read again soon.
+    pub(crate) fn ask_reload(&self) {
+        self.reload.notify_one();
+    }
+
+    /// Waits until somebody asked for it. Cancel-safe: what was asked is not lost.
+    pub(crate) async fn reload_asked(&self) {
+        self.reload.notified().await;
+    }
+
+    /// Reads the configuration again. Dropping the future does not stop it.
+    pub(crate) async fn reload(&self) -> Result<Reloaded, RunError> {
+        let unable = |text: &str| RunError::Setup(Error::unavailable(text));
+        let Some(wiring) = self.lazy.wired().cloned() else {
+            return Err(unable("reading the configuration again: it was not read yet"));
+        };
+        let reading = task::spawn_blocking(move || wiring.reload());
+        reading
+            .await
+            .unwrap_or_else(|_ended| Err(unable("reading the configuration again: the runtime ends")))
     }
 
     fn update(&self, change: impl FnOnce(&mut Instance) + Send + 'static) {
@@ -151,6 +176,19 @@ impl Handle {
     /// kept; afterwards it is written as soon as the registry can be reached.
     pub fn update(&self, change: impl FnOnce(&mut Instance) + Send + 'static) {
         self.shared.update(change);
+    }
+
+    /// Reads the configuration again, as a change of its files and SIGHUP do, and applies what is live: the keys
+    /// `read` and `write` of a dual registry, and the sections of [`App::watch_config`](crate::App::watch_config).
+    /// Every other changed key is named in the answer and, once, in the log.
+    ///
+    /// # Errors
+    /// What is wrong and where; everything stays as it was then.
+    ///
+    /// # Cancel safety
+    /// Dropping the future does not stop the reading; only its outcome is lost.
+    pub async fn reload(&self) -> Result<Reloaded, RunError> {
+        self.shared.reload().await
     }
 
     /// Where the first listener is bound; `None` before it is.

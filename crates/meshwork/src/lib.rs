@@ -31,8 +31,10 @@ mod channels;
 mod context;
 mod control;
 mod error;
+mod follow;
 mod handle;
 mod hooks;
+mod live;
 mod problem;
 mod report;
 mod run;
@@ -46,17 +48,18 @@ pub use context::spawn;
 pub use error::RunError;
 pub use handle::{Handle, Readiness};
 pub use hooks::Outcome;
+pub use live::Reloaded;
 pub use meshwork_client::{CallError, CallOptions, Channel, OptionsExt};
 pub use meshwork_config as config;
 pub use meshwork_core::{
     BoxError, Build, Context, Endpoint, Error, ErrorChain, ErrorKind, Instance, InstanceId, Phase, Priority,
-    ServiceName, build_info,
+    ServiceName, Staleness, View, Watch, build_info,
 };
-pub use meshwork_registry::{Fixed, Local, Memory};
+pub use meshwork_registry::{Dual, Fixed, Local, Memory, Split};
 #[cfg(feature = "consul")]
 pub use meshwork_registry_consul::Consul;
 #[cfg(feature = "etcd")]
 pub use meshwork_registry_etcd::Etcd;
-pub use meshwork_server::Split;
+pub use meshwork_server::Split as InProcess;
 pub use problem::Problem;
 pub use report::Report;

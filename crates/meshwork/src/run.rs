@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     App, Handle, Report, RunError, banner, bind,
     control::Stop,
+    follow,
     handle::Shared,
     hooks::{Hook, Hooks},
     settings, signal,
@@ -103,8 +104,8 @@ pub(crate) async fn run(
     Ok(leave(&shared, running, stop, on_stop, faults).await)
 }
 
-fn listen(shared: &Shared) -> Result<Task, RunError> {
-    signal::spawn(shared.control.clone())
+fn listen(shared: &Arc<Shared>) -> Result<Task, RunError> {
+    signal::spawn(shared)
         .map_err(|e| RunError::Start { step: "listening for signals".into(), cause: e.into() })
 }
 
@@ -112,13 +113,15 @@ fn listen(shared: &Shared) -> Result<Task, RunError> {
 struct Running {
     wiring: Arc<Wiring>,
     serving: Option<Serving>,
-    _following: Option<Task>,
+    configuration: Task,
+    _identity: Option<Task>,
 }
 
 /// An app that could serve, before the registry knows of it.
 struct Prepared {
     wiring: Arc<Wiring>,
     serving: Option<Serving>,
+    configuration: Task,
     instance: Instance,
     identity: Identity,
 }
@@ -133,13 +136,13 @@ async fn start(
         prepared = prepare(shared, services, warm_up) => prepared?,
         _stop = shared.control.asked() => return Err(None),
     };
-    let Prepared { wiring, serving, instance, identity } = prepared;
-    let following = match instance.endpoints.is_empty() {
+    let Prepared { wiring, serving, configuration, instance, identity } = prepared;
+    let announced = match instance.endpoints.is_empty() {
         true => None,
         false => announce(shared, &wiring, identity, instance).await?,
     };
     shared.health.set_serving(true);
-    Ok(Running { wiring, serving, _following: following })
+    Ok(Running { wiring, serving, configuration, _identity: announced })
 }
 
 /// Wires, binds, serves unready, warms up.
@@ -156,6 +159,7 @@ async fn prepare(shared: &Arc<Shared>, services: Services, warm_up: Vec<Hook>) -
         let meant = ignored.meant.as_deref().unwrap_or_default();
         tracing::warn!(variable = %ignored.name, meant, "environment variable ignored");
     }
+    let configuration = follow::spawn(shared, &wiring);
     let bound = bind::all(&wiring, services).await?;
     shared.set_bound(bound.iter().map(|bound| bound.listener.local_addr()).collect());
 
@@ -177,7 +181,7 @@ async fn prepare(shared: &Arc<Shared>, services: Services, warm_up: Vec<Hook>) -
     eager(&wiring).await?;
     shared.health.parts_ready().await;
     shared.apply_changes(&mut instance);
-    Ok(Prepared { wiring, serving, instance, identity })
+    Ok(Prepared { wiring, serving, configuration, instance, identity })
 }
 
 /// Waits for the first answer about every client with `eager = true`; fails on none.
@@ -238,11 +242,15 @@ async fn announce(
         tracing::warn!(%service, error, "not announced yet and not found by others, serving all the same");
     }
     shared.set_registration(registration);
-    Ok(Some(follow(shared, state, identity)))
+    Ok(Some(keep_identity(shared, state, identity)))
 }
 
 /// After a conflict the keeper takes a new id; clients that confirm a connection must find it here.
-fn follow(shared: &Arc<Shared>, mut state: watch::Receiver<RegistrationState>, identity: Identity) -> Task {
+fn keep_identity(
+    shared: &Arc<Shared>,
+    mut state: watch::Receiver<RegistrationState>,
+    identity: Identity,
+) -> Task {
     let shared = Arc::clone(shared);
     let end = CancellationToken::new();
     let handle = tokio::spawn(async move {
@@ -270,7 +278,9 @@ async fn leave(
     hooks: Vec<Hook>,
     mut faults: Vec<String>,
 ) -> Report {
-    let Running { wiring, serving, _following } = running;
+    let Running { wiring, serving, configuration, _identity } = running;
+    // Who leaves follows nothing any more.
+    drop(configuration);
     let drain = wiring.config.drain();
     let (settled, deadline) = (stop.since + drain.settle, stop.since + drain.deadline);
     tracing::info!(cause = %stop.cause, settle = ?drain.settle, deadline = ?drain.deadline, "stopping");

@@ -1,6 +1,10 @@
-//! SIGINT and SIGTERM: the first asks to stop, the second ends the process.
+//! SIGINT and SIGTERM: the first asks to stop, the second ends the process. SIGHUP: the configuration is read again.
 
-use std::{io, process};
+use std::{
+    io::{self, IsTerminal},
+    process,
+    sync::Arc,
+};
 
 use meshwork_core::Task;
 use tokio::{
@@ -9,37 +13,68 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::control::Control;
+use crate::handle::Shared;
 
 struct Signals {
     interrupt: Signal,
     terminate: Signal,
+    hangup: Signal,
+}
+
+/// What a signal asks for.
+enum Asked {
+    Stop(&'static str, i32),
+    Reload,
 }
 
 impl Signals {
     fn listen() -> io::Result<Self> {
-        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
     }
 
-    async fn next(&mut self) -> (&'static str, i32) {
+    async fn next(&mut self, had_terminal: bool) -> Asked {
         select! {
-            _ = self.interrupt.recv() => ("SIGINT", 2),
-            _ = self.terminate.recv() => ("SIGTERM", 15),
+            _ = self.interrupt.recv() => Asked::Stop("SIGINT", 2),
+            _ = self.terminate.recv() => Asked::Stop("SIGTERM", 15),
+            // The kernel sends it when the terminal is closed: nobody is there any more who could stop us.
+            _ = self.hangup.recv() => match had_terminal && !has_terminal() {
+                true => Asked::Stop("SIGHUP", 1),
+                false => Asked::Reload,
+            },
+        }
+    }
+
+    async fn stop(&mut self, shared: &Shared, had_terminal: bool) -> (&'static str, i32) {
+        loop {
+            match self.next(had_terminal).await {
+                Asked::Stop(name, number) => return (name, number),
+                Asked::Reload => shared.ask_reload(),
+            }
         }
     }
 }
 
-/// Turns signals into the wish to stop, as long as the task lives.
+/// Whether a terminal is at one of the standard streams, and not hung up.
+fn has_terminal() -> bool {
+    io::stdin().is_terminal() || io::stdout().is_terminal() || io::stderr().is_terminal()
+}
+
+/// Turns signals into wishes, as long as the task lives.
 ///
 /// # Errors
 /// When the process cannot listen for signals.
-pub(crate) fn spawn(control: Control) -> io::Result<Task> {
+pub(crate) fn spawn(shared: &Arc<Shared>) -> io::Result<Task> {
+    let (shared, had_terminal) = (Arc::clone(shared), has_terminal());
     let mut signals = Signals::listen()?;
     let end = CancellationToken::new();
     let handle = tokio::spawn(async move {
-        let (name, _) = signals.next().await;
-        control.stop(name);
-        let (name, number) = signals.next().await;
+        let (name, _) = signals.stop(&shared, had_terminal).await;
+        shared.control.stop(name);
+        let (name, number) = signals.stop(&shared, had_terminal).await;
         tracing::warn!(signal = name, "second signal, ending at once");
         // A handler that never yields could hold the runtime for ever; nothing may delay this.
         process::exit(128 + number);

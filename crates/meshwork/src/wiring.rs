@@ -2,20 +2,25 @@
 
 use std::{
     env,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
 };
 
 use meshwork_config::Config;
 use meshwork_core::{Backend, Build, Error, Parts, ServiceName};
 
-use crate::{RunError, assemble, channels::Channels};
+use crate::{
+    RunError, assemble,
+    channels::Channels,
+    live::{Live, Reloaded},
+};
 
 /// What an author may set before the first use.
 #[derive(Default)]
 pub(crate) struct Setup {
     pub(crate) backend: Option<Box<dyn Backend>>,
     pub(crate) config: Vec<String>,
+    pub(crate) config_dir: Option<PathBuf>,
     pub(crate) environment: Option<String>,
     pub(crate) build: Build,
 }
@@ -28,6 +33,9 @@ pub(crate) struct Wiring {
     pub(crate) build: Build,
     pub(crate) parts: Parts,
     pub(crate) channels: Channels,
+    pub(crate) live: Live,
+    /// Whether the code gave the registry, so that `[registry] use` is not asked.
+    given: bool,
 }
 
 /// A [`Setup`] that becomes a [`Wiring`] at the first use.
@@ -66,6 +74,11 @@ impl Lazy {
         (!faults.is_empty()).then(|| faults.remove(0))
     }
 
+    /// The wiring, if it was made.
+    pub(crate) fn wired(&self) -> Option<&Arc<Wiring>> {
+        self.wired.get().and_then(Option::as_ref)
+    }
+
     /// The wiring, made now if it was not; `None` when it cannot be made, which is noted as a fault once.
     pub(crate) fn get(&self) -> Option<&Arc<Wiring>> {
         let made = || match wire(std::mem::take(&mut *locked(&self.setup))) {
@@ -79,10 +92,28 @@ impl Lazy {
     }
 }
 
+// === impl Wiring ===
+
+impl Wiring {
+    /// Reads the configuration again and applies what is live. Blocks on the files.
+    ///
+    /// # Errors
+    /// It has a mistake; nothing was applied.
+    pub(crate) fn reload(&self) -> Result<Reloaded, RunError> {
+        self.live.reload(|newer| match self.given {
+            true => assemble::read(newer),
+            false => assemble::used(newer, &self.env).map(drop),
+        })
+    }
+}
+
 fn wire(setup: Setup) -> Result<Wiring, RunError> {
     let mut builder = Config::builder();
     if let Some(environment) = setup.environment {
         builder = builder.environment(environment);
+    }
+    if let Some(dir) = setup.config_dir {
+        builder = builder.dir(dir);
     }
     for toml in setup.config {
         builder = builder.code(toml);
@@ -90,12 +121,21 @@ fn wire(setup: Setup) -> Result<Wiring, RunError> {
     let config = builder.build()?;
     let env: Arc<str> = config.service().env.as_deref().unwrap_or(config.environment()).into();
     let service = service_name(&config)?;
+    let given = setup.backend.is_some();
+    let live = Live::new(config.clone());
     let parts = match setup.backend {
-        Some(backend) => backend.open()?,
-        None => assemble::used(&config, &env)?,
+        Some(backend) => {
+            assemble::read(&config)?;
+            backend.open()?
+        }
+        None => {
+            let opened = assemble::used(&config, &env)?;
+            opened.live.into_iter().for_each(|part| live.follow(part));
+            opened.parts
+        }
     };
     let channels = Channels::new(&config, &env, &parts);
-    Ok(Wiring { config, env, service, build: setup.build, parts, channels })
+    Ok(Wiring { config, env, service, build: setup.build, parts, channels, live, given })
 }
 
 /// `[service] name`, else the executable's name.

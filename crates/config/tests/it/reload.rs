@@ -38,8 +38,9 @@ fn a_section_that_was_read_is_no_misspelt_one_of_ours() {
     let dir = files(&[("default.toml", "[drains]\nnumber = 1")]);
     let config = in_dir(&dir, "prod").build().unwrap();
     assert!(config.reload().is_err());
+    assert!(config.is_read("drain.settle") && !config.is_read("drains.number"));
     let _read: std::collections::BTreeMap<String, u8> = config.section("drains").unwrap();
-    assert!(config.reload().is_ok());
+    assert!(config.reload().unwrap().is_read("drains.number"));
 }
 
 #[test]
