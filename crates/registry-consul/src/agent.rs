@@ -39,6 +39,8 @@ const BODY: Duration = Duration::from_secs(10);
 pub(crate) struct Agent {
     config: ConsulConfig,
     address: Address,
+    /// The address as text.
+    name: Arc<str>,
     pub(crate) tokens: Tokens,
     transport: Mutex<Option<(Files, Arc<Transport>)>>,
     /// The lanes there are, open or waiting for their turn.
@@ -60,6 +62,8 @@ pub(crate) struct Ask<'a> {
 /// What was answered.
 #[derive(Debug)]
 pub(crate) struct Answer {
+    /// Whose it is, for errors.
+    from: Arc<str>,
     pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
@@ -117,7 +121,7 @@ impl Answer {
     pub(crate) fn good(self, attempted: &str) -> Result<Self, Error> {
         match self.status {
             StatusCode::OK => Ok(self),
-            status => Err(errors::of_status(attempted, status, &self.body)),
+            status => Err(errors::of_status(&format!("{attempted} at {}", self.from), status, &self.body)),
         }
     }
 
@@ -126,7 +130,8 @@ impl Answer {
     /// # Errors
     /// `Protocol` when it is not what was asked for.
     pub(crate) fn json<T: DeserializeOwned>(&self, attempted: &str) -> Result<T, Error> {
-        serde_json::from_slice(&self.body).map_err(|e| errors::of_content(attempted, e, &self.body))
+        let context = || format!("{attempted} at {}", self.from);
+        serde_json::from_slice(&self.body).map_err(|e| errors::of_content(&context(), e, &self.body))
     }
 
     /// A header as text.
@@ -137,8 +142,10 @@ impl Answer {
 
 impl Agent {
     pub(crate) fn new(config: ConsulConfig) -> Result<Self, Error> {
+        let address = config.address()?;
         Ok(Self {
-            address: config.address()?,
+            name: address.to_string().into(),
+            address,
             tokens: Tokens::of(&config),
             config,
             transport: Mutex::new(None),
@@ -232,7 +239,7 @@ impl Agent {
     ) -> Result<Answer, Error> {
         let transport = self.transport().await?;
         let request = self.request(&transport, ask).await?;
-        let attempted = || format!("{} at {}", ask.attempted, self.address);
+        let attempted = || format!("{} at {}", ask.attempted, self.name);
         let late =
             |what: &str, limit| Error::unavailable(format!("{}: no {what} within {limit:.1?}", attempted()));
         self.requests.fetch_add(1, Relaxed);
@@ -256,7 +263,7 @@ impl Agent {
                 let text = format!("{}: an answer of more than {} MiB", attempted(), MAX_BODY >> 20);
                 Error::new(ErrorKind::Protocol, text)
             })?;
-        Ok(Answer { status: head.status, headers: head.headers, body })
+        Ok(Answer { from: Arc::clone(&self.name), status: head.status, headers: head.headers, body })
     }
 
     async fn request(

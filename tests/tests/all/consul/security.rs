@@ -51,6 +51,68 @@ async fn a_token_that_is_deleted_keeps_the_list_and_alarms_within_5_s() {
 }
 
 #[tokio::test]
+async fn a_policy_that_is_edited_keeps_the_list_and_alarms_within_5_s() {
+    for plan in [consul::Consul::dev(), consul::Consul::with_client_agent()] {
+        let bench = Bench::with(plan.acl()).await;
+        let (_, token) = bench.consul.make_token("users", RULES).await.unwrap();
+        let opened = Opened::new(backend(bench.consul.url()).with_token(token.as_str()));
+        let management = bench.consul.token().unwrap().to_owned();
+        let announcer = Opened::new(backend(bench.consul.url()).with_token(management.as_str()));
+        let (users, orders) = (
+            announcer.announce(instance("users", 80)).await,
+            announcer.announce(instance("orders", 81)).await,
+        );
+        let (hidden, readable) = (opened.watch("users"), opened.watch("orders"));
+        shows(&hidden, [users.id().as_str()], LONG).await;
+        shows(&readable, [orders.id().as_str()], LONG).await;
+        let policy = bench.agent().must("GET", "/v1/acl/policy/name/users", "").await.unwrap();
+        let policy: serde_json::Value = serde_json::from_str(&policy).unwrap();
+        let edited = serde_json::json!({ "Name": "users",
+            "Rules": r#"service "orders" { policy = "read" } node_prefix "" { policy = "read" }"# });
+        let path = format!("/v1/acl/policy/{}", policy["ID"].as_str().unwrap());
+        bench.agent().must("PUT", &path, &edited.to_string()).await.unwrap();
+        let begun = time::Instant::now();
+        until(&hidden, Duration::from_secs(7), "the view says denied", denied).await;
+        println!("denied {:?} after the policy was edited", begun.elapsed());
+        // Beyond the wait of a query, and what the streaming backend makes of it.
+        time::sleep(Duration::from_secs(2)).await;
+        assert_eq!(hidden.latest().value().len(), 1, "the list is kept");
+        assert!(readable.latest().staleness().is_fresh(), "what may be read is read");
+        assert_eq!(readable.latest().value().len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_streamed_answer_without_those_who_are_hidden_is_not_taken() {
+    let bench = Bench::with(consul::Consul::with_client_agent().acl()).await;
+    let (_, token) = bench.consul.make_token("users", RULES).await.unwrap();
+    let meddler = meshwork_testkit::consul::Meddler::start(bench.agent().addr()).await.unwrap();
+    // The questions about known instances do not come through, so that only the wait is left.
+    meddler.meddle(|exchange| {
+        if exchange.path.contains("filter=") {
+            exchange.status = 500;
+        }
+    });
+    let wait = Duration::from_secs(3);
+    let opened = Opened::new(backend(meddler.url()).with_token(token.as_str()).with_wait(wait));
+    let management = bench.consul.token().unwrap().to_owned();
+    let announcer = Opened::new(backend(bench.consul.url()).with_token(management.as_str()));
+    let users = announcer.announce(instance("users", 80)).await;
+    let mut watch = opened.watch("users");
+    shows(&watch, [users.id().as_str()], LONG).await;
+    let policy = bench.agent().must("GET", "/v1/acl/policy/name/users", "").await.unwrap();
+    let policy: serde_json::Value = serde_json::from_str(&policy).unwrap();
+    let edited = serde_json::json!({ "Name": "users", "Rules": r#"node_prefix "" { policy = "read" }"# });
+    let path = format!("/v1/acl/policy/{}", policy["ID"].as_str().unwrap());
+    bench.agent().must("PUT", &path, &edited.to_string()).await.unwrap();
+    let end = time::Instant::now() + wait * 3;
+    while !denied(&watch.latest()) {
+        let view = time::timeout_at(end, watch.changed()).await.expect("it is told after the wait");
+        assert_eq!(view.value().len(), 1, "{view:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_rotated_token_file_is_picked_up_without_a_gap() {
     let bench = Bench::with(consul::Consul::dev().acl()).await;
     let (old_accessor, old) = bench.consul.make_token("old", RULES).await.unwrap();
