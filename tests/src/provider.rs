@@ -58,6 +58,11 @@ impl Plan {
         self.config("registry.use", "etcd").config("registry.etcd.endpoints", format!("{endpoints:?}"))
     }
 
+    /// Announces itself at this Consul agent.
+    pub fn consul(self, address: &str) -> Self {
+        self.config("registry.use", "consul").config("registry.consul.address", address)
+    }
+
     /// Announces itself in this directory.
     pub fn local(self, dir: &Path) -> Self {
         self.config("registry.use", "local").config("registry.local.dir", dir.display().to_string())

@@ -55,10 +55,14 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Caller {
     /// A caller that finds providers by this etcd; nothing has been asked yet. `timeout` bounds each call.
     pub(crate) fn new(etcd: &Etcd, timeout: &str) -> Self {
+        let registry = format!("use = \"etcd\"\n[registry.etcd]\nendpoints = {:?}\n", etcd.endpoints());
+        Self::over(&registry, timeout)
+    }
+
+    /// The same over the registry that this content of `[registry]` names.
+    pub(crate) fn over(registry: &str, timeout: &str) -> Self {
         let app = App::new().with_environment(ENVIRONMENT).with_config(format!(
-            "[service]\nname = \"scenario\"\n[registry]\nuse = \"etcd\"\n[registry.etcd]\nendpoints = {:?}\n\
-             [client.{SERVICE}]\ntimeout = {timeout:?}\n",
-            etcd.endpoints()
+            "[service]\nname = \"scenario\"\n[registry]\n{registry}\n[client.{SERVICE}]\ntimeout = {timeout:?}\n"
         ));
         let channel = app.channel(SERVICE);
         Self { channel, app: Arc::new(Mutex::new(Some(app))), answers: Arc::default() }
