@@ -1,35 +1,12 @@
-//! Which members get calls, and drawing one of them in proportion to its weight.
+//! Drawing one of the members that get calls, in proportion to its weight.
 
 use std::sync::Arc;
 
-use crate::Member;
+use crate::{Member, Pool, chance::below};
 
-/// The places of the members that get new calls, or `None` when all do: those that are `up` and have a weight,
-/// or, when none has one, all that are `up`. And whether they differ in weight.
-pub(crate) fn candidates(members: &[Member]) -> (Option<Box<[u32]>>, bool) {
-    // One pass tells what most snapshots are: all up, all of one weight.
-    let mut all_open = true;
-    let (mut least, mut most) = (u16::MAX, 0);
-    for member in members {
-        if member.takes_calls() {
-            least = least.min(member.weight());
-            most = most.max(member.weight());
-        } else {
-            all_open = false;
-        }
-    }
-    if all_open && (least > 0 || most == 0) {
-        return (None, least < most);
-    }
-    let gets_calls = |member: &Member| member.takes_calls() && (member.weight() > 0 || most == 0);
-    let places = members.iter().zip(0u32..).filter(|(member, _)| gets_calls(member)).map(|(_, place)| place);
-    (Some(places.collect()), least < most)
-}
-
-/// The members that get calls, with a table from which one is drawn in constant time.
+/// A pool with a table from which a member is drawn in constant time.
 pub(crate) struct Urn {
-    members: Arc<[Member]>,
-    places: Option<Box<[u32]>>,
+    pool: Pool,
     /// Absent when all weigh the same.
     alias: Option<Box<[Alias]>>,
 }
@@ -43,27 +20,24 @@ struct Alias {
 
 impl Urn {
     pub(crate) fn new(members: Arc<[Member]>) -> Self {
-        let (places, differ) = candidates(&members);
-        let mut urn = Self { members, places, alias: None };
-        if differ && urn.len() > 1 {
-            urn.alias = Some(alias_table((0..urn.len()).map(|at| urn.get(at).weight())));
-        }
-        urn
+        let pool = Pool::new(members);
+        let alias = pool.weights_differ() && pool.len() > 1;
+        let alias = alias.then(|| alias_table(pool.iter().map(Member::weight)));
+        Self { pool, alias }
     }
 
-    /// All members, also those that get no new calls.
-    pub(crate) fn members(&self) -> &[Member] {
-        &self.members
+    pub(crate) fn pool(&self) -> &Pool {
+        &self.pool
     }
 
     /// How many get calls.
     pub(crate) fn len(&self) -> usize {
-        self.places.as_ref().map_or(self.members.len(), |places| places.len())
+        self.pool.len()
     }
 
     /// The one at `at`, which is below [`len`](Self::len).
     pub(crate) fn get(&self, at: usize) -> &Member {
-        &self.members[self.places.as_ref().map_or(at, |places| places[at] as usize)]
+        self.pool.get(at)
     }
 
     /// Draws a place with 64 random bits. Must not be empty.
@@ -74,11 +48,6 @@ impl Urn {
             _ => at,
         }
     }
-}
-
-/// Maps 32 random bits to `0..len`.
-pub(crate) fn below(bits: u64, len: usize) -> usize {
-    (((bits & 0xffff_ffff) * len as u64) >> 32) as usize
 }
 
 fn alias_table(weights: impl ExactSizeIterator<Item = u16>) -> Box<[Alias]> {

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use crate::{
     Node, Now,
+    chance::scramble,
     node::{EJECTED, READY, UNHEALTHY},
     peers::Counter,
 };
@@ -91,7 +92,7 @@ impl Node {
         // ± 20 %, from the node and the moment: no two nodes come back in step, and a simulation repeats.
         let chance = scramble(self.key().hash_bits() ^ now.as_nanos()) as f64 / u64::MAX as f64;
         let length = full * (0.8 + 0.4 * chance);
-        self.ejected_until.store(now.as_nanos() + length as u64, Relaxed);
+        self.ejected_until.store(now.as_nanos().saturating_add(length as u64), Relaxed);
     }
 
     fn readmit(&self, now: Now) {
@@ -100,11 +101,4 @@ impl Node {
         self.ejected_until.store(now.as_nanos(), Relaxed);
         self.shift(0, UNHEALTHY | EJECTED);
     }
-}
-
-/// The finisher of splitmix64.
-pub(crate) fn scramble(mut bits: u64) -> u64 {
-    bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    bits ^ (bits >> 31)
 }

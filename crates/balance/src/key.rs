@@ -3,11 +3,13 @@
 use std::{
     fmt,
     hash::{Hash, Hasher},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::Arc,
 };
 
-use meshwork_core::Endpoint;
+use meshwork_core::{Endpoint, Host};
+
+use crate::chance::{FNV, fnv};
 
 /// The identity of a node: the endpoints (scheme and addresses) it is reached at, in sorted order.
 ///
@@ -25,9 +27,7 @@ impl NodeKey {
         let mut endpoints: Vec<Endpoint> = endpoints.into_iter().collect();
         endpoints.sort_unstable();
         endpoints.dedup();
-        let mut hasher = Fnv::new();
-        endpoints.hash(&mut hasher);
-        Self { hash: hasher.finish(), endpoints: endpoints.into() }
+        Self { hash: stable_hash(&endpoints), endpoints: endpoints.into() }
     }
 
     /// The endpoints, sorted.
@@ -78,25 +78,17 @@ impl fmt::Display for NodeKey {
     }
 }
 
-/// FNV-1a, 64 bits: the same in every process, so that a simulation repeats.
-struct Fnv(u64);
-
-impl Fnv {
-    const fn new() -> Self {
-        Self(0xcbf2_9ce4_8422_2325)
-    }
-}
-
-impl Hasher for Fnv {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
-        }
-    }
+/// Over the parts as they are written, so that all clients see the same ring.
+fn stable_hash(endpoints: &[Endpoint]) -> u64 {
+    endpoints.iter().fold(FNV, |hash, endpoint| {
+        let hash = fnv(hash, endpoint.scheme().as_str().as_bytes());
+        let hash = match endpoint.host() {
+            Host::Ip(IpAddr::V4(ip)) => fnv(hash, &ip.octets()),
+            Host::Ip(IpAddr::V6(ip)) => fnv(hash, &ip.octets()),
+            Host::Name(name) => fnv(hash, name.as_bytes()),
+        };
+        fnv(hash, &endpoint.port().to_be_bytes())
+    })
 }
 
 #[cfg(test)]

@@ -28,27 +28,51 @@
 //! ```
 #![deny(missing_docs)]
 
+mod bound;
+mod chance;
 mod draw;
+mod first;
 mod health;
 mod key;
 mod latency;
+mod least_request;
 mod member;
 mod node;
 mod now;
 mod p2c;
+mod pair;
+mod parts;
 mod peers;
 mod pick;
 mod pinned;
+mod pool;
+mod ring;
+mod ring_hash;
 mod round_robin;
+mod standing;
+mod subsets;
+mod subsetting;
 mod ticket;
+mod turns;
+mod weighted_round_robin;
 mod window;
+mod zone_aware;
+mod zones;
 
+pub use first::First;
 pub use key::NodeKey;
+pub use least_request::LeastRequest;
 pub use member::Member;
 pub use node::{Arrival, Node, NodeStats};
 pub use now::Now;
 pub use p2c::P2c;
 pub use peers::{Ejection, Peers};
-pub use pick::{Hint, Pick, Picked, Picker, Policy, Reason};
+pub use pick::{Hint, Pick, Picked, Picker, Policy, Reason, SubsetId};
+pub use pool::Pool;
+pub use ring_hash::RingHash;
 pub use round_robin::RoundRobin;
+pub use subsets::{Fallback, Subset, Subsets};
+pub use subsetting::{Portion, Rendezvous, RingAperture, Subsetting};
 pub use ticket::{Outcome, Ticket};
+pub use weighted_round_robin::WeightedRoundRobin;
+pub use zone_aware::ZoneAware;

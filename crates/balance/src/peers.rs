@@ -60,6 +60,8 @@ pub struct Peers {
     /// In nanoseconds, as the bits of an `f64`; 0 = unknown.
     median: AtomicU64,
     median_due: AtomicU64,
+    /// How many nodes the one who computed it last sees.
+    median_of: AtomicU32,
 }
 
 impl Peers {
@@ -79,6 +81,7 @@ impl Peers {
             ejected: AtomicU32::new(0),
             median: AtomicU64::new(0),
             median_due: AtomicU64::new(0),
+            median_of: AtomicU32::new(0),
         })
     }
 
@@ -130,11 +133,24 @@ impl Peers {
         }
     }
 
-    /// Whether the caller has to compute the median now; says so to one caller each 100 ms.
-    pub(crate) fn median_is_due(&self, now: Now) -> bool {
+    /// Whether the caller, who sees `of` nodes, has to compute the median now; says so to one caller each 100 ms.
+    /// One who sees fewer than the last one did has to wait ten times as long: where a cluster is divided, the
+    /// norm is that of its largest part.
+    pub(crate) fn median_is_due(&self, now: Now, of: usize) -> bool {
         let due = self.median_due.load(Relaxed);
-        now.as_nanos() >= due
-            && self.median_due.compare_exchange(due, now.as_nanos() + MEDIAN_EVERY, Relaxed, Relaxed).is_ok()
+        if now.as_nanos() < due {
+            return false;
+        }
+        let of = u32::try_from(of).unwrap_or(u32::MAX);
+        if of < self.median_of.load(Relaxed) && now.as_nanos() < due.saturating_add(9 * MEDIAN_EVERY) {
+            return false;
+        }
+        let next = now.as_nanos().saturating_add(MEDIAN_EVERY);
+        let ours = self.median_due.compare_exchange(due, next, Relaxed, Relaxed).is_ok();
+        if ours {
+            self.median_of.store(of, Relaxed);
+        }
+        ours
     }
 
     pub(crate) fn set_median(&self, nanos: f64) {

@@ -4,7 +4,10 @@ use std::{fmt, net::SocketAddr, sync::Arc};
 
 use meshwork_core::InstanceId;
 
-use crate::{Member, NodeKey, Now, Ticket};
+use crate::{
+    Member, NodeKey, Now, Ticket,
+    chance::{FNV, fnv},
+};
 
 /// What a call asks of the choice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -21,6 +24,27 @@ pub enum Hint<'a> {
     Addr(SocketAddr),
 }
 
+/// The name of a subset, as calls carry it: a hash, so that a rule is compared and not looked up.
+///
+/// ```
+/// # use meshwork_balance::SubsetId;
+/// const CANARY: SubsetId = SubsetId::of("canary");
+/// assert_eq!(CANARY, SubsetId::of("canary"));
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct SubsetId(u64);
+
+impl SubsetId {
+    /// Of this name; the same in every process.
+    pub const fn of(name: &str) -> Self {
+        Self(fnv(FNV, name.as_bytes()))
+    }
+
+    pub(crate) const fn bits(self) -> u64 {
+        self.0
+    }
+}
+
 /// One choice to be made.
 #[non_exhaustive]
 pub struct Pick<'a> {
@@ -33,12 +57,18 @@ pub struct Pick<'a> {
     /// Nodes that this call has already tried. They are chosen again only when no other node can take the
     /// call; a caller that needs another one compares the key of what it gets.
     pub avoid: &'a [NodeKey],
+    /// The subset the call asks for, by [`Subsets`](crate::Subsets); other policies do not look at it.
+    pub subset: Option<SubsetId>,
+    /// Whether a member that is ejected, being tried for the first time or to be avoided may be chosen when
+    /// there is no better one; `true` unless a policy that divides the members asks each part for its better
+    /// ones first. With `false`, a picker that has only such members answers [`Picked::Wait`].
+    pub last_resort: bool,
 }
 
 impl<'a> Pick<'a> {
     /// Any member, nothing to avoid.
     pub fn new(now: Now, random: &'a mut dyn FnMut() -> u64) -> Self {
-        Self { hint: Hint::Any, now, random, avoid: &[] }
+        Self { hint: Hint::Any, now, random, avoid: &[], subset: None, last_resort: true }
     }
 
     /// With a hint.
@@ -52,6 +82,12 @@ impl<'a> Pick<'a> {
         self.avoid = avoid;
         self
     }
+
+    /// From a subset.
+    pub fn subset(mut self, subset: Option<SubsetId>) -> Self {
+        self.subset = subset;
+        self
+    }
 }
 
 impl fmt::Debug for Pick<'_> {
@@ -60,6 +96,8 @@ impl fmt::Debug for Pick<'_> {
             .field("hint", &self.hint)
             .field("now", &self.now)
             .field("avoid", &self.avoid)
+            .field("subset", &self.subset)
+            .field("last_resort", &self.last_resort)
             .finish_non_exhaustive()
     }
 }
@@ -90,6 +128,8 @@ pub enum Reason {
     Overloaded,
     /// The call is pinned to an instance or address that is not here, or that takes no new calls.
     NoSuchInstance,
+    /// The call asks for a subset that has no member and no [`Fallback`](crate::Fallback).
+    EmptySubset,
 }
 
 impl fmt::Display for Reason {
@@ -99,6 +139,7 @@ impl fmt::Display for Reason {
             Self::AllEjected => "all instances are ejected",
             Self::Overloaded => "all instances are overloaded",
             Self::NoSuchInstance => "the instance that the call is pinned to is not here",
+            Self::EmptySubset => "no instance belongs to the subset that the call asks for",
         })
     }
 }

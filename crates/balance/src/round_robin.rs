@@ -1,64 +1,42 @@
 //! One after the other, skipping what cannot take a call.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering::Relaxed},
-};
+use std::sync::Arc;
 
-use crate::{Member, Pick, Picked, Picker, Policy, Reason, draw::candidates, pinned, ticket::Admission};
+use crate::{Member, Pick, Picked, Picker, Policy, Pool, turns::Turns};
 
-/// Each member in its turn, whatever its weight (but for weight 0), load and latency. Ejected nodes are
-/// skipped. For workloads of equal calls on equal nodes; [`P2c`](crate::P2c) is better for all others.
+/// So many turns are tried before all members are searched.
+const TRIES: usize = 64;
+
+/// Each member in its turn, whatever its weight (but for weight 0), load and latency. Ejected nodes are skipped,
+/// those in their slow start get fewer turns.
+///
+/// For equal calls to equal nodes, and where the next node must be foreseeable; [`P2c`](crate::P2c) is better for
+/// all else: a frozen node gets 1/N of all calls until connection or outcomes tell. The order starts anew, at a
+/// member of chance, with each snapshot. gRPC's `round_robin`.
+///
+/// ```
+/// # use std::sync::Arc;
+/// # use meshwork_balance::{Policy, RoundRobin};
+/// let policy: Arc<dyn Policy> = Arc::new(RoundRobin::default());
+/// ```
 #[derive(Clone, Debug, Default)]
 pub struct RoundRobin(());
 
-struct Turns {
-    members: Arc<[Member]>,
-    /// The places of the members that get calls; `None` = all.
-    places: Option<Box<[u32]>>,
-    next: AtomicUsize,
+struct InTurn {
+    pool: Pool,
+    turns: Turns,
 }
 
 impl Policy for RoundRobin {
     fn picker(&self, members: Arc<[Member]>) -> Box<dyn Picker> {
-        let (places, _) = candidates(&members);
-        Box::new(Turns { members, places, next: AtomicUsize::new(0) })
+        Box::new(InTurn { pool: Pool::new(members), turns: Turns::default() })
     }
 }
 
-impl Turns {
-    fn len(&self) -> usize {
-        self.places.as_ref().map_or(self.members.len(), |places| places.len())
-    }
-
-    fn member(&self, turn: usize) -> &Member {
-        let place = turn % self.len();
-        &self.members[self.places.as_ref().map_or(place, |places| places[place] as usize)]
-    }
-}
-
-impl Picker for Turns {
+impl Picker for InTurn {
     fn pick<'a>(&'a self, pick: &mut Pick<'_>) -> Picked<'a> {
-        if let Some(answer) = pinned::pick(&self.members, pick) {
-            return answer;
-        }
-        if self.len() == 0 {
-            return Picked::Nothing(Reason::Empty);
-        }
-        let panicking = self.members[0].node().peers().is_panicking();
-        let strict = if panicking { Admission::Any } else { Admission::Strict };
-        // First as it should be, then without regard to health, at last without regard to what was tried.
-        for (admission, again) in [(strict, false), (Admission::Any, false), (Admission::Any, true)] {
-            for _ in 0..self.len() {
-                let member = self.member(self.next.fetch_add(1, Relaxed));
-                if !again && pick.avoid.contains(member.node().key()) {
-                    continue;
-                }
-                if let Some(ticket) = member.node().begin_with(pick.now, admission) {
-                    return Picked::Take(member, ticket);
-                }
-            }
-        }
-        Picked::Wait
+        self.turns.begin(pick.random);
+        let len = self.pool.len();
+        self.pool.take(pick, (0..len.min(TRIES)).map(|_| (self.turns.next() % len as u64) as usize))
     }
 }
