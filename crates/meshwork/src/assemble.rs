@@ -1,22 +1,21 @@
 //! From a table of `[registry]` or a target to an opened registry: the one place that knows the backends.
 
+mod live;
+
 use std::{collections::BTreeMap, sync::Arc};
 
 use meshwork_config::{Config, ConfigError, RegistryTable};
 use meshwork_core::{Backend, Discovery, Error, ErrorChain, ErrorKind, Parts};
 use meshwork_registry::{
     Dual, DualConfig, Fixed, FixedConfig, Local, LocalConfig, Memory, MemoryConfig, Split, SplitConfig,
-    Steering, Target, TargetScheme,
+    Target, TargetScheme,
 };
 #[cfg(feature = "consul")]
 use meshwork_registry_consul::{Consul, ConsulConfig};
 #[cfg(feature = "etcd")]
 use meshwork_registry_etcd::{Etcd, EtcdConfig};
 
-use crate::{
-    RunError,
-    live::{Apply, LivePart},
-};
+use crate::{RunError, live::LivePart};
 
 /// The kinds this build knows.
 const KINDS: &[&str] = &[
@@ -129,7 +128,7 @@ impl Opening<'_> {
             Settings::Dual(config) => {
                 let (primary, secondary) = (self.member(&config.primary)?, self.member(&config.secondary)?);
                 let dual = Dual::with_config(primary, secondary, &config);
-                self.live.push(Arc::new(LiveDual::new(table, dual.steering())));
+                self.live.push(live::dual(table, dual.steering()));
                 Box::new(dual)
             }
             Settings::Split(config) => {
@@ -140,7 +139,11 @@ impl Opening<'_> {
                 Box::new(split)
             }
             #[cfg(feature = "etcd")]
-            Settings::Etcd(config) => Box::new(Etcd::with_config(*config).with_env(self.env)),
+            Settings::Etcd(config) => {
+                let etcd = Etcd::with_config(*config).with_env(self.env);
+                self.live.push(live::etcd(table, etcd.endpoints()));
+                Box::new(etcd)
+            }
             #[cfg(feature = "consul")]
             Settings::Consul(config) => Box::new(Consul::with_config(*config).with_env(self.env)),
             Settings::Lacking => return Err(lacking(table).into()),
@@ -156,38 +159,6 @@ impl Opening<'_> {
             Some(table) => self.table(&table),
             None => Err(Error::invalid(format!("no table `[registry.{name}]`")).into()),
         }
-    }
-}
-
-/// Where a dual announces and what it finds, as its table says now.
-struct LiveDual {
-    table: Box<str>,
-    keys: [String; 2],
-    steering: Steering,
-}
-
-impl LiveDual {
-    fn new(table: &RegistryTable, steering: Steering) -> Self {
-        Self { table: table.name().into(), keys: ["write", "read"].map(|key| table.key(key)), steering }
-    }
-}
-
-impl LivePart for LiveDual {
-    fn follows(&self, key: &str) -> bool {
-        self.keys.iter().any(|live| live == key)
-    }
-
-    fn judge(&self, newer: &Config) -> Result<Option<Apply>, RunError> {
-        // A dual that was taken away stays as it is until the process is started again.
-        let Some(table) = newer.registry().table(&self.table).filter(|table| table.kind() == "dual") else {
-            return Ok(None);
-        };
-        let (policy, steering) = (table.extract::<DualConfig>()?.policy(), self.steering.clone());
-        Ok(Some(Box::new(move || {
-            // First what is found: a side that is not written any more must not be read any more.
-            steering.read(policy.read);
-            steering.write(policy.write);
-        })))
     }
 }
 
@@ -226,7 +197,8 @@ pub(crate) fn target(target: &Target, env: &str) -> Result<Arc<dyn Discovery>, E
         #[cfg(feature = "consul")]
         TargetScheme::Consul => {
             let address = target.authorities().first().map_or("127.0.0.1:8500", String::as_str);
-            let consul = Consul::new(format!("http://{address}")).with_env(env);
+            let scheme = target.param("scheme").unwrap_or("http");
+            let consul = Consul::new(format!("{scheme}://{address}")).with_env(env);
             Box::new(match target.param("token") {
                 Some(token) => consul.with_token(token.to_owned()),
                 None => consul,

@@ -178,8 +178,9 @@ impl Handle {
         self.shared.update(change);
     }
 
-    /// Reads the configuration again, as a change of its files and SIGHUP do, and applies what is live: the keys
-    /// `read` and `write` of a dual registry, and the sections of [`App::watch_config`](crate::App::watch_config).
+    /// Reads the configuration again, as a change of its files and SIGHUP do, and applies what is live: `read` and
+    /// `write` of a dual registry, `endpoints` of an etcd, and the sections of
+    /// [`App::watch_config`](crate::App::watch_config).
     /// Every other changed key is named in the answer and, once, in the log.
     ///
     /// # Errors

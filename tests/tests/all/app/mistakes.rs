@@ -58,6 +58,78 @@ async fn a_dual_of_itself_is_refused() {
 async fn a_kind_that_nobody_knows_is_refused() {
     let config = "[registry]\nuse = \"team\"\n[registry.team]\nkind = \"zookeper\"";
     refused(config, &["zookeper", "etcd", "local"]).await;
+    // Wherever it stands, used or not.
+    let config = "[registry]\nuse = \"local\"\n[registry.both]\nkind = \"daul\"";
+    refused(config, &["code:4:8", "`registry.both` is of an unknown kind `daul`", "did you mean `dual`?"])
+        .await;
+}
+
+/// A dual of two stores in memory, with these lines more in its table.
+fn dual(more: &str) -> String {
+    format!(
+        "[registry]\nuse = \"both\"\n[registry.a]\nkind = \"memory\"\n[registry.b]\nkind = \"memory\"\n\
+         [registry.both]\nkind = \"dual\"\n{more}"
+    )
+}
+
+#[tokio::test]
+async fn a_mistake_in_a_dual_is_shown_where_it_stands() {
+    let sides = "primary = \"a\"\nsecondary = \"b\"\n";
+    for (more, parts) in [
+        (
+            "primary = \"a\"\nsecondary = \"a\"",
+            ["code:10:13", "`registry.both.secondary`", "the same registry as `primary`"],
+        ),
+        (
+            "primary = \"a\"\nsecondary = \"c\"",
+            ["code:10:13", "`registry.both.secondary` names `c`", "tables: `a`, `b`, `both`"],
+        ),
+        (
+            "primary = \"a\"",
+            ["code:7:11", "missing key `registry.both.secondary`", "MESHWORK__REGISTRY__BOTH__SECONDARY"],
+        ),
+        (
+            &format!("{sides}wirte = \"both\""),
+            ["code:11:1", "`registry.both.wirte`", "did you mean `write`?"],
+        ),
+        (
+            &format!("{sides}write = \"bth\""),
+            ["code:11:9", "`registry.both.write` cannot be \"bth\"", "did you mean \"both\"?"],
+        ),
+        (
+            &format!("{sides}read = \"both\""),
+            ["code:11:8", "`registry.both.read`", "`primary-then-secondary`"],
+        ),
+        (&format!("{sides}start = \"al\""), ["code:11:9", "`registry.both.start`", "did you mean \"all\"?"]),
+    ] {
+        refused(&dual(more), &parts).await;
+    }
+}
+
+#[tokio::test]
+async fn a_mistake_in_a_split_is_shown_where_it_stands() {
+    let split = |more: &str| {
+        format!(
+            "[registry]\nuse = \"team\"\n[registry.a]\nkind = \"memory\"\n[registry.team]\nkind = \"split\"\n{more}"
+        )
+    };
+    for (more, parts) in [
+        ("default = \"c\"", ["code:7:11", "`registry.team.default` names `c`", "tables: `a`, `team`"]),
+        (
+            "default = \"a\"\nroutes = { x = \"ab\" }",
+            ["code:8:16", "`registry.team.routes.x` names `ab`", "did you mean `a`?"],
+        ),
+        ("default = \"a\"\nroutes = { \"x*y\" = \"a\" }", ["code:8:20", "route `x*y`", "not at the end"]),
+        ("default = \"a\"\nroutes = { \"*\" = \"a\" }", ["code:8:18", "route `*`", "`default`"]),
+        ("routes = { x = \"a\" }", ["code:5:11", "missing key `registry.team.default`", "MESHWORK__"]),
+        (
+            "default = \"a\"\nroute = { x = \"a\" }",
+            ["code:8:1", "`registry.team.route`", "did you mean `routes`?"],
+        ),
+        ("default = \"team\"", ["code:7:11", "names its own table", "`registry.team.default`"]),
+    ] {
+        refused(&split(more), &parts).await;
+    }
 }
 
 #[tokio::test]

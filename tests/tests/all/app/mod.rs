@@ -6,5 +6,6 @@ mod exits;
 mod lifecycle;
 mod mistakes;
 mod registry_away;
+mod reload;
 mod rig;
 mod ten_lines;

@@ -1,6 +1,6 @@
 //! Apps inside the test, and processes beside it.
 
-use std::{net::SocketAddr, path::Path, time::Duration};
+use std::{fs, net::SocketAddr, path::Path, time::Duration};
 
 use axum::{
     Router,
@@ -11,6 +11,7 @@ use meshwork::{App, Channel, Handle, Problem, Report, RunError};
 use meshwork_testkit::{ports::Port, process::Process};
 use meshwork_tests::{ENVIRONMENT, SERVICE, users::Directory};
 use orders::users::{GetUser, users_client::UsersClient, users_server::UsersServer};
+use tempfile::TempDir;
 use tokio::{task::JoinHandle, time::timeout};
 
 /// No step of a test takes longer.
@@ -55,6 +56,30 @@ async fn order(State(users): State<Channel>, Segment(id): Segment<u64>) -> Resul
 
 async fn who(State(users): State<Channel>) -> Result<String, Problem> {
     Ok(users.get("/who").send().await?.text().await?)
+}
+
+/// A directory with one configuration file.
+pub(crate) struct Files(TempDir);
+
+impl Files {
+    /// With this content of `default.toml`.
+    pub(crate) fn with(text: &str) -> Self {
+        let files = Self(tempfile::tempdir().unwrap());
+        files.say(text);
+        files
+    }
+
+    /// Writes it anew, as an editor does it: under another name, then in its place.
+    pub(crate) fn say(&self, text: &str) {
+        let new = self.0.path().join("new");
+        fs::write(&new, text).unwrap();
+        fs::rename(new, self.0.path().join("default.toml")).unwrap();
+    }
+
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        self.0.path()
+    }
 }
 
 /// An app that serves.
