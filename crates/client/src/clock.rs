@@ -50,8 +50,17 @@ pub(crate) fn random() -> u64 {
 
 /// `duration` more or less a fifth, by chance.
 pub(crate) fn jittered(duration: Duration) -> Duration {
+    spread(duration, 0.2)
+}
+
+/// `duration` more or less a tenth, by chance: for what must not happen everywhere at once.
+pub(crate) fn aged(duration: Duration) -> Duration {
+    spread(duration, 0.1)
+}
+
+fn spread(duration: Duration, most: f64) -> Duration {
     let share = (random() >> 11) as f64 / (1u64 << 53) as f64;
-    duration.mul_f64(0.8 + 0.4 * share)
+    duration.mul_f64(1.0 - most + 2.0 * most * share)
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use meshwork_core::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    ConnectionState, Protocol,
+    Protocol,
     http1::Http1,
     link::Link,
     owner,
@@ -202,7 +202,7 @@ impl Book {
     fn drop_unused(&mut self) {
         self.links.retain(|_, held| {
             if held.users == 0 {
-                held.link.withdraw(ConnectionState::Connecting);
+                held.link.close();
             }
             held.users > 0
         });
@@ -249,7 +249,8 @@ fn hold(shared: &Arc<Shared>, (key, protocol): &LinkKey, instance: &Arc<Instance
     let config = &shared.config;
     let pool = || Http1::new(config.max_http1_connections, config.http1_idle);
     let pool = (*protocol == Protocol::Http1).then(pool);
-    let link = Arc::new(Link::new(key.clone(), *protocol, Arc::clone(instance), pool));
+    let link =
+        Arc::new(Link::new(key.clone(), *protocol, Arc::clone(instance), pool, config.max_connections));
     let age = instance.start_time.and_then(|start| {
         let millis = Timestamp::now().as_millis().checked_sub(start.as_millis())?;
         Some(Duration::from_millis(millis))

@@ -108,6 +108,14 @@ pub struct ClientConfig {
     /// The most calls that may wait for a connection or a free stream, 1 and up; the next one fails as
     /// [`Overloaded`](crate::CallErrorKind::Overloaded). Default 1024.
     pub max_waiting: usize,
+    /// The most HTTP/2 connections per node, 1 and up: another is opened when the peer's limit of streams is
+    /// reached on those there are, and closed once it was idle for `spare_idle`. Default 4.
+    pub max_connections: usize,
+    /// How long a connection beside the first one is kept without a call. Default 10 s.
+    pub spare_idle: Duration,
+    /// How long a connection is used until it is replaced, ± 10 % so that not all are at once; calls do not
+    /// notice, and streams open on the old one finish. Default `None`: for ever.
+    pub max_age: Option<Duration>,
     /// The most connections per foreign HTTP/1.1 endpoint, 1 and up. Default 64.
     pub max_http1_connections: usize,
     /// The longest time an HTTP/1.1 connection is kept without a call. Default 20 s; the peer's
@@ -131,6 +139,9 @@ impl Default for ClientConfig {
             local: Local::default(),
             connect: Arc::new(TcpConnect::new()),
             max_waiting: 1024,
+            max_connections: 4,
+            spare_idle: Duration::from_secs(10),
+            max_age: None,
             max_http1_connections: 64,
             http1_idle: Duration::from_secs(20),
         }

@@ -10,12 +10,12 @@ use meshwork_core::{Delivered, InstanceId, Seen};
 use tokio::time;
 
 use crate::{
-    CallError, CallErrorKind, Protocol,
+    CallError, CallErrorKind, Protocol, dial,
     failure::{After, Failure},
     http1::Place,
-    http2::{Http2, Taken},
+    http2::Http2,
+    lines::Took,
     link::Link,
-    owner,
     shared::{Kind, Shared},
     upload::Outbound,
     verdict::Why,
@@ -142,7 +142,7 @@ impl Flight {
             && let Line::Http2(connection) = &self.line
         {
             connection.retire();
-            self.link().suspend(connection);
+            self.link().suspend();
         }
         let outcome = match failure.delivered {
             Delivered::No => Outcome::Neutral,
@@ -179,9 +179,10 @@ impl Flight {
     }
 
     /// Gives the place back and tells one who waits for it.
-    fn release(&self, node: &Node) {
-        if let Line::Http2(connection) = &self.line {
-            connection.give_stream();
+    fn release(&mut self, node: &Node) {
+        match &mut self.line {
+            Line::Http2(connection) => connection.give_stream(),
+            Line::Http1(place) => place.leave(),
         }
         if node.is_full() {
             node.set_full(false);
@@ -202,29 +203,33 @@ impl Drop for Flight {
 /// Takes a place on the connection of a node.
 fn take_line(shared: &Shared, node: &Node, pinned: Option<&InstanceId>) -> Result<Line, Unusable> {
     let link = link_of(node);
-    let Some(connection) = link.http2() else {
-        let pool = link.http1().ok_or(Unusable::Gone)?;
-        let place = pool.take();
-        if pool.is_full() {
-            node.set_full(true);
+    let line = match link.lines().take(pinned) {
+        Took::Stream { connection, last } => {
+            if last && !link.lines().have_room() {
+                link.fill(node);
+            }
+            Line::Http2(connection)
         }
-        shared.pulse.quicken();
-        return place.map(|place| Line::Http1(Box::new(place))).ok_or(Unusable::Gone);
+        Took::Full => {
+            link.fill(node);
+            return Err(Unusable::Gone);
+        }
+        Took::Another => return Err(Unusable::Another),
+        Took::Nothing => {
+            let pool = link.http1().ok_or(Unusable::Gone)?;
+            let place = pool.take();
+            if pool.is_full() {
+                node.set_full(true);
+                // A place that was given back in the same moment did not see it.
+                if !pool.is_full() {
+                    node.set_full(false);
+                }
+            }
+            Line::Http1(Box::new(place.ok_or(Unusable::Gone)?))
+        }
     };
-    if let (Some(pinned), Some(identity)) = (pinned, connection.identity())
-        && pinned != identity
-    {
-        return Err(Unusable::Another);
-    }
-    let taken = connection.take_stream();
-    if taken != Taken::One {
-        node.set_full(true);
-    }
-    if taken == Taken::None {
-        return Err(Unusable::Gone);
-    }
     shared.pulse.quicken();
-    Ok(Line::Http2(connection))
+    Ok(line)
 }
 
 /// Takes an idle connection or opens one, and exchanges on it.
@@ -236,7 +241,7 @@ async fn exchange_http1(
 ) -> Result<Response<Incoming>, Failure> {
     if !place.reuse().await {
         let within = shared.config.connect_timeout;
-        let opened = time::timeout(within, owner::open(link, shared)).await.unwrap_or_else(|_elapsed| {
+        let opened = time::timeout(within, dial::open(link, shared)).await.unwrap_or_else(|_elapsed| {
             let text = format!("no connection to `{}` within {within:?}", link.key());
             Err(CallError::new(CallErrorKind::Connect, text))
         });

@@ -4,7 +4,7 @@ use std::{
     io,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{self, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -64,6 +64,8 @@ pub(crate) struct Place {
     reused: bool,
     /// How long the connection may be kept after this answer; `None` = not at all.
     keep: Option<Duration>,
+    /// Whether the place counts no more.
+    left: bool,
 }
 
 impl Http1 {
@@ -83,11 +85,12 @@ impl Http1 {
             self.busy.fetch_sub(1, Ordering::Relaxed);
             return None;
         }
-        Some(Place { pool: Arc::clone(self), connection: None, reused: false, keep: None })
+        Some(Place { pool: Arc::clone(self), connection: None, reused: false, keep: None, left: false })
     }
 
     /// Whether all places are taken.
     pub(crate) fn is_full(&self) -> bool {
+        atomic::fence(Ordering::SeqCst);
         self.busy.load(Ordering::Relaxed) >= self.most
     }
 
@@ -200,6 +203,14 @@ impl Place {
         }
     }
 
+    /// Lets another have the place. In one order with the looks of those who find the pool full.
+    pub(crate) fn leave(&mut self) {
+        if !std::mem::replace(&mut self.left, true) {
+            self.pool.busy.fetch_sub(1, Ordering::SeqCst);
+            atomic::fence(Ordering::SeqCst);
+        }
+    }
+
     /// Gives the connection back after its answer was read to the end.
     pub(crate) fn answer_ended(&mut self) {
         if let (Some(connection), Some(keep)) = (self.connection.take(), self.keep)
@@ -212,7 +223,7 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.pool.busy.fetch_sub(1, Ordering::Relaxed);
+        self.leave();
     }
 }
 

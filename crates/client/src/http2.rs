@@ -177,10 +177,11 @@ impl Http2 {
     }
 
     /// Polls the owner's half until the connection takes no more calls, or a ping is due. Open streams go on.
+    /// `on_beat` runs at each beat.
     ///
     /// # Cancel safety
     /// Dropping the future loses nothing.
-    pub(crate) async fn serve(&self, driver: &mut Driver) -> Served {
+    pub(crate) async fn serve(&self, driver: &mut Driver, on_beat: impl Fn()) -> Served {
         let mut registered: Option<Waker> = None;
         poll_fn(|cx| {
             // Nearly always the same waker, and comparing it is cheaper than registering it.
@@ -188,17 +189,18 @@ impl Http2 {
                 *lock(&self.owner) = Some(cx.waker().clone());
                 registered = Some(cx.waker().clone());
             }
-            self.poll_serve(driver, cx)
+            self.poll_serve(driver, &on_beat, cx)
         })
         .await
     }
 
-    fn poll_serve(&self, driver: &mut Driver, cx: &mut Context<'_>) -> Poll<Served> {
+    fn poll_serve(&self, driver: &mut Driver, on_beat: &impl Fn(), cx: &mut Context<'_>) -> Poll<Served> {
         if self.retired.load(Ordering::Acquire) {
             return Poll::Ready(Served::Ended(None));
         }
         if self.beaten.swap(false, Ordering::Acquire) {
             self.publish_limit(driver);
+            on_beat();
             if self.ping_due.swap(false, Ordering::Relaxed) {
                 return Poll::Ready(Served::PingDue);
             }
@@ -208,6 +210,9 @@ impl Http2 {
 
     /// Takes a stream, if the peer allows one more.
     pub(crate) fn take_stream(&self) -> Taken {
+        if self.is_retired() {
+            return Taken::Retired;
+        }
         let others = self.open.fetch_add(1, Ordering::Relaxed);
         let limit = self.limit.load(Ordering::Relaxed);
         if others >= limit {
@@ -216,6 +221,11 @@ impl Http2 {
         }
         self.calls.fetch_add(1, Ordering::Relaxed);
         if others + 1 == limit { Taken::Last } else { Taken::One }
+    }
+
+    /// Whether the peer allows another stream, as far as is known.
+    pub(crate) fn has_room(&self) -> bool {
+        !self.is_retired() && self.open_streams() < self.limit.load(Ordering::Relaxed)
     }
 
     /// Gives a stream back.
@@ -239,7 +249,8 @@ impl Http2 {
         self.wake_owner();
     }
 
-    fn wake_owner(&self) {
+    /// Lets the owner's task run.
+    pub(crate) fn wake_owner(&self) {
         if let Some(owner) = &*lock(&self.owner) {
             owner.wake_by_ref();
         }
@@ -259,11 +270,16 @@ impl Http2 {
         } else if self.pings && self.quiet.fetch_add(1, Ordering::Relaxed) + 1 >= patience {
             self.quiet.store(0, Ordering::Relaxed);
             // A ping is a stream: a full connection has no room for one, and open calls to wait for.
-            if self.open_streams() < self.limit.load(Ordering::Relaxed) {
+            if self.has_room() {
                 self.ping_due.store(true, Ordering::Relaxed);
                 self.beat();
             }
         }
+    }
+
+    /// Whether it gets no more calls.
+    pub(crate) fn is_retired(&self) -> bool {
+        self.retired.load(Ordering::Relaxed)
     }
 
     /// Gets no more calls; open streams go on.
@@ -327,8 +343,10 @@ pub(crate) enum Served {
 /// Whether a stream could be taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Taken {
-    /// No.
+    /// No: it has as many as the peer allows.
     None,
+    /// No: it takes no more calls.
+    Retired,
     /// Yes.
     One,
     /// Yes, and the connection is full now.

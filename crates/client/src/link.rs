@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
-        atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -15,7 +15,12 @@ use meshwork_core::{Instance, InstanceId};
 use tokio::sync::Notify;
 
 use crate::{
-    Attempt, AttemptPhase, CallError, Protocol, failure::Failure, http1::Http1, http2::Http2, target::Target,
+    Attempt, AttemptPhase, CallError, Protocol,
+    failure::Failure,
+    http1::Http1,
+    http2::Http2,
+    lines::{Lines, Place},
+    target::Target,
 };
 
 /// Where the connection of a node stands.
@@ -53,14 +58,16 @@ impl ConnectionState {
 /// After so many failed dials in a row the next one is half a second away, and a retry does not wait for it.
 const HOPEFUL: u32 = 3;
 
-/// Attached to a node: its connection.
+/// Attached to a node: its connections.
 pub(crate) struct Link {
     key: NodeKey,
     /// What is spoken where nothing is negotiated.
     protocol: Protocol,
     target: Target,
     record: ArcSwap<Instance>,
-    http2: ArcSwapOption<Http2>,
+    /// Read by calls; written under `writing`.
+    lines: Lines,
+    writing: Mutex<()>,
     /// Only where HTTP/1.1 may be spoken.
     http1: Option<Arc<Http1>>,
     /// Who the last connection proved to end at.
@@ -75,19 +82,32 @@ pub(crate) struct Link {
     /// Who answered last, or whom the first record named.
     known: Mutex<InstanceId>,
     nudge: Notify,
+    /// Connections opened ever.
+    opened: AtomicU64,
+    /// Whether calls ever found every connection full; told each time they do.
+    crowded: AtomicBool,
+    crowd: Notify,
     /// Told when an HTTP/1.1 call found nobody at the address.
     down: Notify,
 }
 
 impl Link {
-    pub(crate) fn new(key: NodeKey, protocol: Protocol, record: Arc<Instance>, http1: Option<Http1>) -> Self {
+    /// `http1`: where HTTP/1.1 may be spoken; `most`: HTTP/2 connections at a time.
+    pub(crate) fn new(
+        key: NodeKey,
+        protocol: Protocol,
+        record: Arc<Instance>,
+        http1: Option<Http1>,
+        most: usize,
+    ) -> Self {
         Self {
             target: Target::new(&key),
             key,
             protocol,
             known: Mutex::new(record.id.clone()),
             record: ArcSwap::new(record),
-            http2: ArcSwapOption::empty(),
+            lines: Lines::new(most),
+            writing: Mutex::default(),
             http1: http1.map(Arc::new),
             peer: ArcSwapOption::empty(),
             node: OnceLock::new(),
@@ -97,6 +117,9 @@ impl Link {
             last_failure: Mutex::default(),
             drained: Mutex::default(),
             nudge: Notify::new(),
+            opened: AtomicU64::new(0),
+            crowded: AtomicBool::new(false),
+            crowd: Notify::new(),
             down: Notify::new(),
         }
     }
@@ -127,9 +150,9 @@ impl Link {
         self.http1.as_ref()
     }
 
-    /// The open HTTP/2 connection.
-    pub(crate) fn http2(&self) -> Option<Arc<Http2>> {
-        self.http2.load_full()
+    /// The open HTTP/2 connections.
+    pub(crate) fn lines(&self) -> &Lines {
+        &self.lines
     }
 
     /// Notes whom a new connection proved to end at.
@@ -187,9 +210,20 @@ impl Link {
         }
     }
 
-    /// Publishes a connection (HTTP/2) or that one can be had (HTTP/1.1).
-    pub(crate) fn publish(&self, http2: Option<Arc<Http2>>) {
-        self.http2.store(http2);
+    /// Publishes that an HTTP/1.1 connection can be had.
+    pub(crate) fn publish_http1(&self) {
+        self.set_ready();
+    }
+
+    /// Publishes a connection.
+    pub(crate) fn publish(&self, place: Place, connection: &Arc<Http2>) {
+        let _writing = lock(&self.writing);
+        self.opened.fetch_add(1, Ordering::Relaxed);
+        self.lines.store(place, Some(Arc::clone(connection)));
+        self.set_ready();
+    }
+
+    fn set_ready(&self) {
         self.set_state(ConnectionState::Connected);
         self.streak.store(0, Ordering::Relaxed);
         if let Some(node) = self.node() {
@@ -198,31 +232,77 @@ impl Link {
         }
     }
 
-    /// No connection any more.
-    pub(crate) fn withdraw(&self, state: ConnectionState) {
+    /// Takes a connection back. Without another the node is none to pick.
+    pub(crate) fn withdraw(&self, place: Place, state: ConnectionState) {
+        let _writing = lock(&self.writing);
+        self.lines.store(place, None);
+        if !self.lines.is_empty() {
+            return;
+        }
         self.set_state(state);
         if let Some(node) = self.node() {
             node.set_ready(false);
         }
-        self.http2.store(None);
     }
 
-    /// Keeps new calls off `connection` until its owner withdraws it.
-    pub(crate) fn suspend(&self, connection: &Arc<Http2>) {
-        let is_current =
-            || self.http2.load().as_ref().is_some_and(|current| Arc::ptr_eq(current, connection));
-        if let (true, Some(node)) = (is_current(), self.node()) {
+    /// Takes all connections back: the node is given up.
+    pub(crate) fn close(&self) {
+        let _writing = lock(&self.writing);
+        if let Some(node) = self.node() {
             node.set_ready(false);
-            // The owner may have published another one meanwhile.
-            if !is_current() && self.http2.load().is_some() {
-                node.set_ready(true);
-            }
         }
+        self.set_state(ConnectionState::Connecting);
+        self.lines.clear();
+    }
+
+    /// Keeps new calls off the node when all its connections were retired, until an owner withdraws them.
+    pub(crate) fn suspend(&self) {
+        let _writing = lock(&self.writing);
+        if let (false, Some(node)) = (self.lines.are_alive(), self.node()) {
+            node.set_ready(false);
+        }
+    }
+
+    /// Says that no connection has room. The owner dials a spare one, where one more is allowed.
+    pub(crate) fn fill(&self, node: &Node) {
+        node.set_full(true);
+        self.review(node);
+        if self.lines.free().is_none() {
+            return;
+        }
+        self.crowd.notify_one();
+        if !self.crowded.swap(true, Ordering::Relaxed)
+            && let Some(first) = self.lines.first()
+        {
+            first.wake_owner();
+        }
+    }
+
+    /// Corrects what `fill` said when a stream was given back in the same moment.
+    pub(crate) fn review(&self, node: &Node) {
+        if node.is_full() && self.lines.have_room() {
+            node.set_full(false);
+        }
+    }
+
+    /// Whether calls ever found every connection full.
+    pub(crate) fn was_crowded(&self) -> bool {
+        self.crowded.load(Ordering::Relaxed)
+    }
+
+    /// Waits until calls find every connection full.
+    pub(crate) async fn is_crowded(&self) {
+        self.crowd.notified().await;
+    }
+
+    /// Connections opened ever, but for those of HTTP/1.1.
+    pub(crate) fn opened(&self) -> u64 {
+        self.opened.load(Ordering::Relaxed)
     }
 
     /// Who answers, where it was confirmed.
     pub(crate) fn identity(&self) -> Option<InstanceId> {
-        self.http2.load().as_ref()?.identity().cloned()
+        self.lines.first()?.identity().cloned()
     }
 
     /// Notes who answers; says whether it is another process than before.

@@ -1,84 +1,71 @@
-//! The task that owns the connection of one node: dials, confirms, publishes, notices its end, dials again.
+//! The task that owns the connections of one node: dials, confirms, publishes, notices the end, dials again.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{
+    future::{Future, poll_fn},
+    io,
+    pin::pin,
+    sync::Arc,
+    task::Poll,
+    time::Duration,
+};
 
-use meshwork_core::{ErrorChain, InstanceId, Seen};
+use meshwork_core::{ErrorChain, Seen, Task};
 use tokio::time::{self, Instant};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
-    CallError, CallErrorKind, Connected, ConnectionState, Protocol,
+    CallError, CallErrorKind, ConnectionState,
     backoff::Backoff,
-    confirm::{self, Answer},
-    connect::first_of,
+    dial::{self, Dialled},
+    held::Held,
     http1::Http1,
-    http2::{Driver, Http2, Served},
+    lines::Place,
     link::Link,
     shared::Shared,
+    spares,
 };
 
 /// A connection that ends earlier, without a call, counts as a failed dial.
 const SHORT_LIVED: Duration = Duration::from_secs(1);
 
-/// What a dial came to.
-enum Dialled {
-    Http2(Arc<Http2>, Box<Driver>),
-    Http1(Arc<Http1>),
-    /// Somebody else answers.
-    Another,
-}
-
-/// Owns the connection of `link` for ever.
+/// Owns the connections of `link` for ever.
 ///
 /// # Cancel safety
-/// Dropping the future gives the connection up: open streams finish, new ones are not begun.
+/// Dropping the future gives the connections up: open streams finish, new ones are not begun.
 pub(crate) async fn own(link: Arc<Link>, shared: Arc<Shared>) {
+    let mut first = pin!(first(&link, &shared));
+    let crowded = poll_fn(|cx| match first.as_mut().poll(cx) {
+        Poll::Pending if !link.was_crowded() => Poll::Pending,
+        Poll::Pending | Poll::Ready(()) => Poll::Ready(()),
+    });
+    crowded.await;
+    // From now on spares may be wanted. They have a task of their own: each call wakes the owner of its
+    // connection, and no other should be looked at then.
+    let name = format!("client {} {} spares", shared.service, link.target().address());
+    let task = tokio::spawn(spares::keep(Arc::clone(&link), Arc::clone(&shared)));
+    let _spares = Task::new(name, CancellationToken::new(), task);
+    first.await;
+}
+
+/// Keeps the first connection for ever.
+async fn first(link: &Link, shared: &Shared) {
     let mut backoff = Backoff::default();
     loop {
-        let begun = Instant::now();
         // Boxed, so that a node that waits does not carry the room of a dial.
-        let pause = match Box::pin(dial(&link, &shared)).await {
-            Ok(Dialled::Http2(connection, mut driver)) => {
-                let address = link.target().address();
-                tracing::debug!(service = %shared.service, %address, "node connected");
-                let calls = connection.calls();
-                link.publish(Some(Arc::clone(&connection)));
-                shared.pulse.add(&connection);
-                shared.wake_all();
-                let opened = Instant::now();
-                let error = serve(&connection, &mut driver, &link, &shared).await;
-                link.withdraw(ConnectionState::Connecting);
-                tracing::debug!(service = %shared.service, %address, ?error, "node's connection ended");
-                // Its queue is handed back to the calls in it, which go elsewhere.
-                drop(driver);
-                let served = connection.calls() > calls;
-                if served || opened.elapsed() >= SHORT_LIVED {
-                    backoff.reset();
-                    None
-                } else {
-                    let short = CallError::new(CallErrorKind::Connect, "the connection ended at once");
-                    Some(failed(&link, &shared, short, begun, &mut backoff))
-                }
+        let begun = Instant::now();
+        let pause = match Box::pin(dial::dial(link, shared)).await {
+            Ok(Dialled::Http2(connection, driver)) => {
+                let held = Held { connection, driver };
+                serve_http2(held, link, shared, begun, &mut backoff).await
             }
-            Ok(Dialled::Http1(pool)) => {
-                backoff.reset();
-                link.publish(None);
-                shared.wake_all();
-                tokio::select! {
-                    () = link.is_down() => {}
-                    () = pool.reap() => {}
-                }
-                link.withdraw(ConnectionState::Connecting);
-                // The call that found nobody was the first failed dial of this pause.
-                let nobody = CallError::new(CallErrorKind::Connect, "nobody answered a call's dial");
-                Some(failed(&link, &shared, nobody, Instant::now(), &mut backoff))
-            }
+            Ok(Dialled::Http1(pool)) => Some(serve_http1(&pool, link, shared, &mut backoff).await),
             Ok(Dialled::Another) => {
-                another(&link, &shared, begun);
+                another(link, shared, begun);
                 link.nudged().await;
                 backoff.reset();
                 None
             }
-            Err(error) => Some(failed(&link, &shared, error, begun, &mut backoff)),
+            Err(error) => Some(failed(link, shared, error, begun, &mut backoff)),
         };
         if let Some(pause) = pause {
             tokio::select! {
@@ -89,34 +76,45 @@ pub(crate) async fn own(link: Arc<Link>, shared: Arc<Shared>) {
     }
 }
 
-/// Serves a connection to its end; says what ended it, if it was not its time.
-async fn serve(
-    connection: &Http2,
-    driver: &mut Driver,
+/// Serves until there is none; says how long to pause before the next.
+async fn serve_http2(
+    mut held: Held,
     link: &Link,
     shared: &Shared,
-) -> Option<hyper::Error> {
-    loop {
-        match connection.serve(driver).await {
-            Served::Ended(error) => return error,
-            Served::PingDue => {
-                let record = link.record();
-                let asked = confirm::confirm(connection, link.target(), &record.service, &record.id);
-                let asked = time::timeout(shared.config.ping_timeout, asked);
-                match connection.while_driven(driver, asked).await {
-                    Err(ended) => return ended,
-                    // Any answer, even a refusal, is a sign of life.
-                    Ok(Ok(_answer)) => {}
-                    Ok(Err(_elapsed)) => {
-                        let (service, address) = (&shared.service, link.target().address());
-                        tracing::info!(%service, %address, "instance gives no sign of life");
-                        connection.cut();
-                        return None;
-                    }
-                }
-            }
-        }
+    begun: Instant,
+    backoff: &mut Backoff,
+) -> Option<Duration> {
+    let address = link.target().address();
+    tracing::debug!(service = %shared.service, %address, "node connected");
+    let (calls, opened) = (held.connection.calls(), Instant::now());
+    held.publish(Place::First, link, shared);
+    let error = held.serve_and_renew(link, shared).await;
+    link.withdraw(Place::First, ConnectionState::Connecting);
+    tracing::debug!(service = %shared.service, %address, ?error, "node's connection ended");
+    let served = held.connection.calls() > calls;
+    // Its queue is handed back to the calls in it, which go elsewhere.
+    drop(held);
+    if served || opened.elapsed() >= SHORT_LIVED {
+        backoff.reset();
+        return None;
     }
+    let short = CallError::new(CallErrorKind::Connect, "the connection ended at once");
+    Some(failed(link, shared, short, begun, backoff))
+}
+
+/// Serves until a call finds nobody; says how long to pause before the next dial.
+async fn serve_http1(pool: &Http1, link: &Link, shared: &Shared, backoff: &mut Backoff) -> Duration {
+    backoff.reset();
+    link.publish_http1();
+    shared.wake_all();
+    tokio::select! {
+        () = link.is_down() => {}
+        () = pool.reap() => {}
+    }
+    link.withdraw(Place::First, ConnectionState::Connecting);
+    // The call that found nobody was the first failed dial of this pause.
+    let nobody = CallError::new(CallErrorKind::Connect, "nobody answered a call's dial");
+    failed(link, shared, nobody, Instant::now(), backoff)
 }
 
 /// Notes a failed dial, wakes those who wait for it, and says how long to pause.
@@ -157,89 +155,4 @@ fn is_refused(error: &CallError) -> bool {
         next = error.source();
     }
     false
-}
-
-/// Opens and confirms a connection within the connect time-out.
-async fn dial(link: &Link, shared: &Shared) -> Result<Dialled, CallError> {
-    let _turn = shared
-        .dials
-        .acquire()
-        .await
-        .map_err(|closed| CallError::new(CallErrorKind::Connect, "dialling").with_source(closed))?;
-    let within = shared.config.connect_timeout;
-    time::timeout(within, connect(link, shared)).await.unwrap_or_else(|_elapsed| {
-        let text = format!("no connection to `{}` within {within:?}", link.key());
-        Err(CallError::new(CallErrorKind::Connect, text)
-            .with_source(io::Error::from(io::ErrorKind::TimedOut)))
-    })
-}
-
-async fn connect(link: &Link, shared: &Shared) -> Result<Dialled, CallError> {
-    let Connected { io, protocol, peer } = open(link, shared).await?;
-    link.set_peer(peer);
-    if protocol.unwrap_or(link.protocol()) == Protocol::Http1 {
-        let Some(pool) = link.http1() else {
-            let text = format!("`{}` speaks HTTP/1.1 only", link.key());
-            return Err(CallError::new(CallErrorKind::Unsupported, text));
-        };
-        pool.add(io).await?;
-        return Ok(Dialled::Http1(Arc::clone(pool)));
-    }
-    let record = link.record();
-    let native = record.is_native();
-    let (connection, mut driver) = Http2::open(io, native).await?;
-    if native {
-        let asked = confirm::confirm(&connection, link.target(), &record.service, &record.id);
-        let answer = connection.while_driven(&mut driver, asked).await.map_err(|ended| {
-            let error = CallError::new(CallErrorKind::Connect, "the connection ended while being confirmed");
-            match ended {
-                Some(ended) => error.with_source(ended),
-                None => error,
-            }
-        })?;
-        let id = match answer.map_err(|error| {
-            CallError::new(CallErrorKind::Connect, "asking who answers").with_source(error)
-        })? {
-            Answer::Itself => record.id.clone(),
-            Answer::Successor(id) => id,
-            Answer::Another => return Ok(Dialled::Another),
-            Answer::Draining(id) => {
-                shared.watch.saw(&id, Seen::Draining);
-                link.drain(id.clone());
-                id
-            }
-        };
-        if link.identified(&id) {
-            succeeded(link, shared, &id);
-        }
-        if link.is_drained(&id) {
-            return Err(CallError::new(CallErrorKind::Connect, "the instance is draining"));
-        }
-        shared.watch.saw(&id, Seen::Itself);
-        let by_record = id == record.id;
-        connection.confirm(id);
-        if !by_record {
-            shared.rebuild.notify_one();
-        }
-    }
-    Ok(Dialled::Http2(connection, Box::new(driver)))
-}
-
-/// The address became another process of the same service.
-fn succeeded(link: &Link, shared: &Shared, id: &InstanceId) {
-    tracing::info!(service = %shared.service, address = %link.target().address(), %id, "instance restarted on its address");
-    if let Some(node) = link.node() {
-        node.reset_statistics(shared.clock.now());
-    }
-}
-
-/// Opens a byte stream to the first of the node's endpoints that answers.
-///
-/// # Cancel safety
-/// Dropping the future closes whatever was opened.
-pub(crate) async fn open(link: &Link, shared: &Shared) -> Result<Connected, CallError> {
-    let (connect, rules) = (&shared.config.connect, &shared.config.addresses);
-    let endpoints = link.key().endpoints();
-    let dials: Vec<_> = endpoints.iter().map(|endpoint| connect.connect(endpoint, rules)).collect();
-    first_of(dials.into_iter()).await
 }

@@ -24,6 +24,12 @@ pub struct NodeView {
     pub address: Arc<str>,
     /// Where its connection stands.
     pub state: ConnectionState,
+    /// HTTP/2 connections open now.
+    pub connections: usize,
+    /// HTTP/2 connections opened ever.
+    pub opened: u64,
+    /// HTTP/2 streams open now on all of them.
+    pub streams: usize,
     /// Calls in flight.
     pub inflight: u32,
     /// The mean latency with its penalties, once it has answered.
@@ -34,7 +40,7 @@ pub struct NodeView {
     pub failures: u32,
     /// For how long it is still ejected; `None` when it is not.
     pub ejected_for: Option<Duration>,
-    /// How often it was connected.
+    /// How often it was connected after it was not.
     pub connects: u32,
     /// How often a dial failed.
     pub failed_dials: u64,
@@ -72,6 +78,9 @@ pub(crate) fn view(shared: &Shared) -> ClusterView {
                 peer: link.peer(),
                 address: Arc::clone(link.target().address()),
                 state: link.state(),
+                connections: link.lines().count(),
+                opened: link.opened(),
+                streams: link.lines().open_streams(),
                 inflight: stats.inflight,
                 latency: stats.latency,
                 successes: stats.successes,

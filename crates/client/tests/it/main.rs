@@ -12,5 +12,6 @@ mod peer;
 mod raw;
 mod registry;
 mod server;
+mod several;
 mod support;
 mod tls;

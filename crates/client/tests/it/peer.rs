@@ -242,12 +242,18 @@ pub(crate) async fn frozen() -> (SocketAddr, JoinHandle<()>) {
 /// A wire between the client and a peer that can be stopped: bytes go in and do not come out.
 pub(crate) struct Wire {
     stopped: Arc<AtomicBool>,
+    refusing: Arc<AtomicBool>,
     task: JoinHandle<()>,
 }
 
 impl Wire {
     pub(crate) fn stop(&self) {
         self.stopped.store(true, Ordering::SeqCst);
+    }
+
+    /// Closes every new connection at once; those there are go on.
+    pub(crate) fn refuse(&self) {
+        self.refusing.store(true, Ordering::SeqCst);
     }
 }
 
@@ -260,12 +266,15 @@ impl Drop for Wire {
 pub(crate) async fn black_hole(to: SocketAddr) -> (SocketAddr, Wire) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
-    let stopped = Arc::new(AtomicBool::new(false));
+    let (stopped, refusing) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
     let task = tokio::spawn({
-        let stopped = Arc::clone(&stopped);
+        let (stopped, refusing) = (Arc::clone(&stopped), Arc::clone(&refusing));
         async move {
             let mut wires = JoinSet::new();
             while let Ok((near, _)) = listener.accept().await {
+                if refusing.load(Ordering::SeqCst) {
+                    continue;
+                }
                 let Ok(far) = TcpStream::connect(to).await else { continue };
                 let (near, far) = (near.into_split(), far.into_split());
                 wires.spawn(carry(near.0, far.1, Arc::clone(&stopped)));
@@ -273,7 +282,7 @@ pub(crate) async fn black_hole(to: SocketAddr) -> (SocketAddr, Wire) {
             }
         }
     });
-    (addr, Wire { stopped, task })
+    (addr, Wire { stopped, refusing, task })
 }
 
 async fn carry(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, stopped: Arc<AtomicBool>) {

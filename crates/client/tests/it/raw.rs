@@ -198,7 +198,7 @@ async fn any_other_reset_may_have_been_delivered() {
 #[tokio::test]
 async fn no_more_streams_are_opened_than_the_peer_allows() {
     let peer = Raw::start(Script::OneAtATime).await;
-    let channel = registry(&[&peer]).channel();
+    let channel = registry(&[&peer]).channel_with(|config| config.max_connections = 1);
     let calls: Vec<_> = (0..20).map(|_| tokio::spawn(text(channel.post("/")))).collect();
     for call in calls {
         assert_eq!(call.await.unwrap().unwrap(), "ok");
@@ -210,7 +210,7 @@ async fn no_more_streams_are_opened_than_the_peer_allows() {
 #[tokio::test]
 async fn a_full_connection_sends_calls_to_another_node() {
     let (narrow, wide) = (Raw::start(Script::OneAtATime).await, Raw::start(Script::Refuse(0)).await);
-    let channel = registry(&[&narrow, &wide]).channel();
+    let channel = registry(&[&narrow, &wide]).channel_with(|config| config.max_connections = 1);
     channel.ready().await.unwrap();
     let calls: Vec<_> = (0..50).map(|_| tokio::spawn(text(channel.post("/")))).collect();
     for call in calls {

@@ -1,0 +1,124 @@
+//! The open HTTP/2 connections of one node: the first, and spares for when its peer allows no more streams.
+//!
+//! A call takes the first one with room, so that spares fall idle when it is calm (gRFC A105 scales
+//! connections in the same way). Read by every call: no lock, no allocation.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwapOption;
+use meshwork_core::InstanceId;
+
+use crate::http2::{Http2, Taken};
+
+/// See the module.
+pub(crate) struct Lines {
+    first: ArcSwapOption<Http2>,
+    spares: Box<[ArcSwapOption<Http2>]>,
+}
+
+/// Whether a stream could be taken.
+pub(crate) enum Took {
+    /// Yes, here; `last`: that connection is full now.
+    Stream { connection: Arc<Http2>, last: bool },
+    /// Every connection is full.
+    Full,
+    /// There is no connection.
+    Nothing,
+    /// Connections lead to another instance than the one asked for.
+    Another,
+}
+
+/// Which connection it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    First,
+    /// A spare, from 0.
+    Spare(usize),
+}
+
+impl Lines {
+    /// For at most `most` connections.
+    pub(crate) fn new(most: usize) -> Self {
+        let spares = (1..most).map(|_| ArcSwapOption::empty()).collect();
+        Self { first: ArcSwapOption::empty(), spares }
+    }
+
+    fn all(&self) -> impl Iterator<Item = &ArcSwapOption<Http2>> {
+        std::iter::once(&self.first).chain(&self.spares)
+    }
+
+    /// Takes a stream on the first connection with room. `pinned`: only where this instance answers.
+    pub(crate) fn take(&self, pinned: Option<&InstanceId>) -> Took {
+        let mut otherwise = Took::Nothing;
+        for slot in self.all() {
+            let held = slot.load();
+            let Some(connection) = held.as_ref() else { continue };
+            if let (Some(pinned), Some(identity)) = (pinned, connection.identity())
+                && pinned != identity
+            {
+                otherwise = Took::Another;
+                continue;
+            }
+            let last = match connection.take_stream() {
+                Taken::One => false,
+                Taken::Last => true,
+                Taken::None => {
+                    otherwise = Took::Full;
+                    continue;
+                }
+                Taken::Retired => continue,
+            };
+            return Took::Stream { connection: Arc::clone(connection), last };
+        }
+        otherwise
+    }
+
+    /// Whether any connection has room for another stream.
+    pub(crate) fn have_room(&self) -> bool {
+        self.all().any(|slot| slot.load().as_ref().is_some_and(|connection| connection.has_room()))
+    }
+
+    /// Whether any connection takes calls, but for their number.
+    pub(crate) fn are_alive(&self) -> bool {
+        self.all().any(|slot| slot.load().as_ref().is_some_and(|connection| !connection.is_retired()))
+    }
+
+    /// Whether there is any connection.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.all().all(|slot| slot.load().is_none())
+    }
+
+    /// How many connections there are.
+    pub(crate) fn count(&self) -> usize {
+        self.all().filter(|slot| slot.load().is_some()).count()
+    }
+
+    /// Streams open on all of them.
+    pub(crate) fn open_streams(&self) -> usize {
+        self.all().filter_map(|slot| Some(slot.load().as_ref()?.open_streams())).sum()
+    }
+
+    /// The first connection.
+    pub(crate) fn first(&self) -> Option<Arc<Http2>> {
+        self.first.load_full()
+    }
+
+    /// A place for another spare.
+    pub(crate) fn free(&self) -> Option<usize> {
+        self.spares.iter().position(|slot| slot.load().is_none())
+    }
+
+    /// Puts a connection into its place, or takes it out.
+    pub(crate) fn store(&self, place: Place, connection: Option<Arc<Http2>>) {
+        let slot = match place {
+            Place::First => &self.first,
+            Place::Spare(nth) => &self.spares[nth],
+        };
+        slot.store(connection);
+    }
+
+    /// Takes all out.
+    pub(crate) fn clear(&self) {
+        self.all().for_each(|slot| slot.store(None));
+    }
+}
