@@ -1,4 +1,5 @@
 //! Files that come, change and are cut short.
+#![expect(clippy::unwrap_used, reason = "a test says by a panic that it failed")]
 
 use std::{fs, path::Path, sync::Arc, time::Duration};
 
