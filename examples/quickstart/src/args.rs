@@ -1,8 +1,10 @@
 //! The command line.
 
-use std::time::Duration;
+use std::{str::FromStr, time::Duration};
 
 use clap::{Parser, Subcommand};
+
+use crate::registry::Registry;
 
 /// Starts greeter processes and calls them while one is killed and another restarted.
 #[derive(Parser, Debug)]
@@ -17,8 +19,9 @@ pub(crate) struct Args {
     /// Calls per second (1 to 5000).
     #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=5000))]
     pub(crate) rate: u32,
-    /// The registry: `local` (a directory, no server), `etcd=http://host:2379` or `consul=http://host:8500`.
-    #[arg(long, default_value = "local", value_name = "KIND[=URL]", value_parser = registry)]
+    /// The registry: `local` (a directory, no server), `etcd=http://host:2379`, `consul=http://host:8500`, or two of
+    /// them at once: `dual=etcd=http://host:2379,consul=http://host:8500`, the primary first.
+    #[arg(long, default_value = "local", value_name = "KIND[=URL]", value_parser = Registry::from_str)]
     pub(crate) registry: Registry,
     #[command(subcommand)]
     pub(crate) role: Option<Role>,
@@ -37,36 +40,10 @@ pub(crate) enum Role {
     },
 }
 
-/// Where the greeters announce themselves.
-#[derive(Clone, Debug)]
-pub(crate) enum Registry {
-    Local,
-    Etcd(String),
-    Consul(String),
-}
-
 fn length(text: &str) -> Result<Duration, String> {
     let seconds: u64 = text.strip_suffix('s').unwrap_or(text).parse().map_err(|_| "write it like `15s`")?;
     match seconds {
         8..=600 => Ok(Duration::from_secs(seconds)),
         _ => Err("from 8s to 600s are possible".to_owned()),
-    }
-}
-
-fn registry(text: &str) -> Result<Registry, String> {
-    let lacking = |kind: &str| {
-        Err(format!(
-            "this build has no {kind}; add the feature: \
-             cargo run -p quickstart --features {kind} -- --registry {kind}=http://…"
-        ))
-    };
-    match text.split_once('=') {
-        None if text == "local" => Ok(Registry::Local),
-        Some(("etcd", _)) if !cfg!(feature = "etcd") => lacking("etcd"),
-        Some(("consul", _)) if !cfg!(feature = "consul") => lacking("consul"),
-        Some((_, url)) if !url.starts_with("http://") => Err(format!("`{url}` does not begin with http://")),
-        Some(("etcd", url)) => Ok(Registry::Etcd(url.to_owned())),
-        Some(("consul", url)) => Ok(Registry::Consul(url.to_owned())),
-        _ => Err("known are `local`, `etcd=http://host:2379` and `consul=http://host:8500`".to_owned()),
     }
 }

@@ -14,8 +14,6 @@ use tokio::{
     time::timeout,
 };
 
-use crate::args::Registry;
-
 /// How long a greeter may take to stop gracefully.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -28,25 +26,6 @@ pub(crate) struct Greeter {
     pub(crate) story: &'static str,
     child: Child,
     settings: Vec<(String, String)>,
-}
-
-/// The environment variables that make an app use `registry`.
-pub(crate) fn settings(registry: &Registry, dir: &Path) -> Vec<(String, String)> {
-    let set = |key: &str, value: String| (format!("MESHWORK__REGISTRY__{key}"), value);
-    match registry {
-        Registry::Local => {
-            vec![set("USE", "local".into()), set("LOCAL__DIR", dir.display().to_string())]
-        }
-        Registry::Consul(url) => vec![set("USE", "consul".into()), set("CONSUL__ADDRESS", url.clone())],
-        Registry::Etcd(url) => {
-            let urls = url.split(',').map(|url| format!("{url:?}")).collect::<Vec<_>>().join(", ");
-            vec![
-                set("USE", "etcd".into()),
-                set("ETCD__ENDPOINTS", format!("[{urls}]")),
-                set("ETCD__LEASE_TTL", "3s".into()),
-            ]
-        }
-    }
 }
 
 impl Greeter {

@@ -5,6 +5,7 @@ mod caller;
 mod fleet;
 mod greeter;
 mod play;
+mod registry;
 mod score;
 mod table;
 

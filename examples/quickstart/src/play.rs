@@ -3,7 +3,7 @@
 use std::{
     collections::HashSet,
     env, fs,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -12,13 +12,7 @@ use meshwork::{App, BoxError, Channel};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use crate::{
-    args::{Args, Registry},
-    caller,
-    fleet::{Greeter, settings},
-    score::Score,
-    table::Table,
-};
+use crate::{args::Args, caller, fleet::Greeter, score::Score, table::Table};
 
 /// How often the state is looked at.
 const LOOK: Duration = Duration::from_millis(1);
@@ -50,8 +44,8 @@ struct Play {
 /// When a process cannot be started or a step takes too long.
 pub(crate) async fn run(args: Args) -> Result<bool, BoxError> {
     let scratch = Scratch(env::temp_dir().join(format!("meshwork-quickstart-{}", std::process::id())));
-    let settings = settings(&args.registry, &scratch.0);
-    let app = App::new().with_environment("dev").with_config(caller_config(&args.registry, &scratch.0));
+    let settings = args.registry.variables(&scratch.0);
+    let app = App::new().with_environment("dev").with_config(args.registry.toml(&scratch.0));
     let channel = app.channel("greeter");
     let (stop, score) = (CancellationToken::new(), Arc::new(Score::default()));
 
@@ -59,6 +53,7 @@ pub(crate) async fn run(args: Args) -> Result<bool, BoxError> {
         "starting {} greeters, calling them {} times a second for {:?}",
         args.instances, args.rate, args.length
     );
+    println!("registry: {}", args.registry);
     let began = Instant::now();
     let fleet = (1..=args.instances)
         .map(|place| Greeter::start(place, settings.clone()))
@@ -90,22 +85,6 @@ pub(crate) async fn run(args: Args) -> Result<bool, BoxError> {
          \n      cargo xtask test                        every test, on real servers with real faults"
     );
     Ok(counts.failed == 0)
-}
-
-/// The caller's own configuration, in code.
-fn caller_config(registry: &Registry, dir: &Path) -> String {
-    match registry {
-        Registry::Local => {
-            format!("[registry]\nuse = \"local\"\n[registry.local]\ndir = {:?}\n", dir.display().to_string())
-        }
-        Registry::Consul(url) => {
-            format!("[registry]\nuse = \"consul\"\n[registry.consul]\naddress = {url:?}\n")
-        }
-        Registry::Etcd(url) => {
-            let urls = url.split(',').map(|url| format!("{url:?}")).collect::<Vec<_>>().join(", ");
-            format!("[registry]\nuse = \"etcd\"\n[registry.etcd]\nendpoints = [{urls}]\n")
-        }
-    }
 }
 
 impl Play {
