@@ -60,7 +60,8 @@ impl Bound {
     /// Whether `member` may take one more call.
     pub(crate) fn has_room(&self, member: &Member) -> bool {
         let mean = f64::from_bits(self.mean.load(Relaxed)) * weight(member);
-        f64::from(member.node().inflight()) < (self.factor * mean).ceil().max(ALWAYS)
+        self.factor.is_infinite()
+            || f64::from(member.node().inflight()) < (self.factor * mean).ceil().max(ALWAYS)
     }
 }
 

@@ -85,7 +85,7 @@ enum Scale {
 
 impl Scale {
     fn of(weights: impl ExactSizeIterator<Item = u16>) -> Self {
-        let most = (weights.len() as u64 * POINTS_PER_MEMBER).min(POINTS_AT_MOST);
+        let most = (weights.len() as u64 * POINTS_PER_MEMBER).clamp(1, POINTS_AT_MOST);
         // Members without a weight are here only when none has one; then each counts as 1.
         let sum = weights.map(|weight| u64::from(weight.max(1))).sum::<u64>().max(1);
         if sum <= most {

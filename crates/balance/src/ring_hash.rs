@@ -2,9 +2,14 @@
 
 use std::sync::Arc;
 
-use crate::{Hint, Member, Pick, Picked, Picker, Policy, Pool, bound::Bound, chance::scramble, ring::Ring};
+use crate::{
+    Hint, Member, Pick, Picked, Picker, Policy, Pool,
+    bound::Bound,
+    chance::{below, scramble},
+    ring::Ring,
+};
 
-/// So many points are looked at before all members are searched.
+/// So many points are looked at before all members are.
 const LOOKS: usize = 64;
 
 /// Calls with the same [`Hint::Hash`] go to the same member, unless that one has too many of them.
@@ -65,8 +70,12 @@ impl Picker for OnTheRing {
             _ => (pick.random)(),
         };
         self.bound.renew(&self.pool, pick.now, pick.random);
-        let from = self.ring.from((hash >> 32) as u32).take(LOOKS);
-        let with_room = from.clone().filter(|at| self.bound.has_room(self.pool.get(*at)));
-        self.pool.take(pick, with_room.chain(from))
+        let near = self.ring.from((hash >> 32) as u32).take(LOOKS);
+        let len = self.pool.len();
+        let start = below(hash, len);
+        let all = (start..len).chain(0..start);
+        // Only when everyone has too many (the mean is a little old) is the bound left aside.
+        let with_room = near.clone().chain(all).filter(|at| self.bound.has_room(self.pool.get(*at)));
+        self.pool.take(pick, with_room.chain(near))
     }
 }

@@ -10,6 +10,9 @@ use meshwork_core::{Instance, Status};
 
 use crate::chance::{FNV, fnv, scramble};
 
+/// More count as so many: what is multiplied with their number stays in range.
+const CLIENTS_AT_MOST: usize = 1 << 24;
+
 /// One instance that is chosen, and how much of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -61,8 +64,8 @@ impl RingAperture {
     /// About `size` nodes for the client of this `rank`, from 0, of so many `clients`. A size or number of
     /// clients of 0 counts as 1; ranks beyond the number begin anew.
     pub fn new(size: usize, rank: usize, clients: usize) -> Self {
-        let clients = clients.clamp(1, u32::MAX as usize) as u64;
-        Self { size: size.clamp(1, u32::MAX as usize) as u64, rank: rank as u64 % clients, clients }
+        let clients = clients.clamp(1, CLIENTS_AT_MOST) as u64;
+        Self { size: size.max(1) as u64, rank: rank as u64 % clients, clients }
     }
 
     /// How much of `from..to` the arc covers, of a ring that has `weights` units for each client.
@@ -83,7 +86,8 @@ impl Subsetting for RingAperture {
         let nodes = (eligible.len() as u64).max(1);
         // In client widths, so that all arcs together cover each point equally often. Rounded, not up: an arc
         // that grows and shrinks with each node that goes and comes would cost a connection each time.
-        let arc = ((self.size * self.clients * 2 + nodes) / (nodes * 2)).clamp(1, self.clients);
+        let size = self.size.min(nodes);
+        let arc = ((size * self.clients * 2 + nodes) / (nodes * 2)).clamp(1, self.clients);
         // Parts of a weight must be told apart.
         let finer = (u64::from(u16::MAX) / heaviest).clamp(1, 256);
         let mut from = 0;

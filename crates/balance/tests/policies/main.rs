@@ -1,0 +1,11 @@
+//! What each policy does for its callers, and that the rules common to all hold in each.
+
+mod aperture;
+mod custom;
+mod first;
+mod fleet;
+mod ring;
+mod rules;
+mod subsets;
+mod turns;
+mod zones;
