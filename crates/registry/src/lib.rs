@@ -24,6 +24,7 @@ mod shield;
 pub mod split;
 mod stats;
 mod target;
+mod whereabouts;
 
 pub use dice::Dice;
 pub use driven::Driven;

@@ -42,7 +42,9 @@ pub struct Standing {
     pub staleness: [Option<Staleness>; 2],
     /// How many instances each side shows.
     pub instances: [usize; 2],
-    /// What the sides have disagreed on for long, sorted by id; at most 256 of them.
+    /// On how many instances the sides have disagreed for long.
+    pub disagreeing: usize,
+    /// The first 256 of them, sorted by id.
     pub disagreements: Arc<[Disagreement]>,
 }
 

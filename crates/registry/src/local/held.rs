@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use meshwork_core::{Error, ErrorKind, Instance, Status, encode};
+use meshwork_core::{Error, ErrorKind, Instance, Status, decode, encode};
 use rustix::{
     fs::{AtFlags, Mode, OFlags},
     io::Errno,
@@ -219,13 +219,21 @@ fn refuse_conflict(shelf: &Shelf, instance: &Instance, before: Option<&Held>) ->
         return Ok(());
     };
     let is_own = before.is_some_and(|held| held.id == file)
-        || content.as_ref().is_ok_and(|framed| framed.writer == Process::own());
+        || content
+            .as_ref()
+            .is_ok_and(|framed| framed.writer == Process::own() && names(framed.json, instance));
     // What cannot be read was damaged: its owner, if it is not us, will find itself replaced.
     if is_own || content.is_err() {
         return Ok(());
     }
     let text = format!("another living process announces `{}` in `{}`", instance.id, shelf.path.display());
     Err(Error::new(ErrorKind::Conflict, text))
+}
+
+/// Whether a record is of this very instance: one process may hold several, each with its own registry.
+fn names(json: &[u8], instance: &Instance) -> bool {
+    decode(json)
+        .is_ok_and(|found| found.endpoints == instance.endpoints && found.start_time == instance.start_time)
 }
 
 fn lock(file: &File) -> Result<(), Errno> {

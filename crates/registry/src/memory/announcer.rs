@@ -2,24 +2,33 @@
 
 use std::sync::Arc;
 
-use meshwork_core::{Announcer, Error, Instance, InstanceId};
+use meshwork_core::{Announcer, Error, Instance, InstanceId, encode};
 use tokio::time::{self, Instant};
 
-use super::{Memory, SILENCE};
+use super::{Memory, SILENCE, store::Store};
 
-/// What a memory registry holds for one registration.
+/// What a memory registry holds for one registration. It ends when it is dropped, as a lease does that nobody keeps
+/// any more: a registration whose runtime ended leaves nothing.
 #[derive(Debug)]
 pub struct MemoryLease {
+    store: Arc<Store>,
     number: u64,
     written: Arc<Instance>,
+}
+
+impl Drop for MemoryLease {
+    fn drop(&mut self) {
+        self.store.revoke(self.number);
+    }
 }
 
 impl Announcer for Memory {
     type Claim = MemoryLease;
 
     async fn claim(&self, instance: &Instance, claim: &mut Option<MemoryLease>) -> Result<(), Error> {
-        let written = Arc::new(instance.clone());
+        let written = readable(instance)?;
         let noted = claim.get_or_insert_with(|| MemoryLease {
+            store: Arc::clone(&self.store),
             number: self.store.new_lease(),
             written: Arc::clone(&written),
         });
@@ -65,8 +74,8 @@ impl Announcer for Memory {
     }
 
     async fn update(&self, claim: &mut MemoryLease, instance: &Instance) -> Result<(), Error> {
+        let written = readable(instance)?;
         self.answer("updating", &instance.id).await?;
-        let written = Arc::new(instance.clone());
         self.store.put(&written, claim.number)?;
         claim.written = written;
         self.late().await;
@@ -75,7 +84,7 @@ impl Announcer for Memory {
 
     async fn release(&self, claim: MemoryLease) -> Result<(), Error> {
         self.answer("releasing", &claim.written.id).await?;
-        self.store.revoke(claim.number);
+        drop(claim);
         self.late().await;
         Ok(())
     }
@@ -103,6 +112,16 @@ impl Memory {
         let lag = self.store.faults().lag;
         if !lag.is_zero() {
             time::sleep(lag).await;
+        }
+    }
+}
+
+/// What readers of a real registry would refuse is not written here either.
+fn readable(instance: &Instance) -> Result<Arc<Instance>, Error> {
+    match encode(instance) {
+        Ok(_) => Ok(Arc::new(instance.clone())),
+        Err(refusal) => {
+            Err(Error::invalid(format!("writing the record of `{}`", instance.id)).with_source(refusal))
         }
     }
 }

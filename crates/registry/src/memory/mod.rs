@@ -4,7 +4,14 @@ mod announcer;
 mod source;
 mod store;
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use meshwork_core::{Backend, Drive, Error, Instance, InstanceId, Parts, ServiceName};
 use serde::Deserialize;
@@ -17,6 +24,9 @@ pub use announcer::MemoryLease;
 /// After this long without an answer a subscription or a claim takes the registry for lost. (A real
 /// registry takes seconds; tests should not.)
 const SILENCE: Duration = Duration::from_millis(50);
+
+/// How many there were in this process.
+static NUMBER: AtomicU64 = AtomicU64::new(1);
 
 /// The settings of [`Memory`] as a table of the configuration: none.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -52,6 +62,8 @@ pub struct MemoryConfig {}
 #[derive(Clone)]
 pub struct Memory {
     store: Arc<Store>,
+    /// Two that differ in it are two registries.
+    number: u64,
     options: DriverOptions,
 }
 
@@ -69,7 +81,8 @@ impl Memory {
 
     /// An empty registry with drivers of these settings.
     pub fn with_options(options: DriverOptions) -> Self {
-        Self { store: Arc::default(), options }
+        let number = NUMBER.fetch_add(1, Relaxed);
+        Self { store: Arc::default(), number, options }
     }
 
     /// The drivers over it, new ones each time.
@@ -98,7 +111,8 @@ impl Memory {
         self.store.kill(service, id);
     }
 
-    /// The record cannot be read any more: readers refuse it, and keep the last good one.
+    /// The record cannot be read any more: readers refuse it, and keep the last good one. Where none stood, there is
+    /// one now that cannot be read.
     pub fn spoil(&self, service: &ServiceName, id: &InstanceId) {
         self.store.spoil(service, id);
     }
@@ -141,7 +155,7 @@ impl Drive for Memory {}
 impl Backend for Memory {
     fn open(&self) -> Result<Parts, Error> {
         let driven = self.driven();
-        let parts = Parts::new("memory of this process");
+        let parts = Parts::new(format!("memory {} of this process", self.number));
         Ok(parts.with_registry(driven.registry()).with_discovery(driven.discovery()))
     }
 }

@@ -175,9 +175,10 @@ impl Store {
 
     pub(super) fn spoil(&self, service: &ServiceName, id: &InstanceId) {
         let mut state = self.lock();
-        if let Some(record) = state.get(service, id).cloned() {
-            state.write(service, id, Some(Record { is_spoiled: true, ..record }));
-        }
+        let unread = || Arc::new(Instance::with_id(service.clone(), id.clone()));
+        let record = state.get(service, id).cloned();
+        let record = record.unwrap_or_else(|| Record { instance: unread(), lease: None, is_spoiled: true });
+        state.write(service, id, Some(Record { is_spoiled: true, ..record }));
         drop(state);
         self.tick();
     }

@@ -7,7 +7,7 @@ mod records;
 mod refusals;
 pub(crate) mod shell;
 mod step;
-mod tombstones;
+pub(crate) mod tombstones;
 pub(crate) mod topic;
 
 pub use step::{Action, Event, Publication, Reflector, Told};

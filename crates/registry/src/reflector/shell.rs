@@ -9,19 +9,21 @@ use tokio::{
     time::{self, Instant},
 };
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 
 use super::{
     Action, Event, Publication, Reflector, Told,
     topic::{Observations, Topic, Topics},
 };
-use crate::{Line, engine::Engine, pilot::Flight, shield::shield};
+use crate::{Line, engine::Engine, pilot::Flight, shield::shield, whereabouts};
 
 /// A watch on what `query` finds.
 pub(crate) fn watch<B: Source>(engine: &Arc<Engine<B>>, topics: &Arc<Topics>, query: &Query) -> Watch {
     topics.watch(query, &engine.stats, |topic, observations| {
         let name = format!("view of {query}");
         let shell = Shell::new(Arc::clone(engine), Arc::clone(topics), topic);
-        Task::new(name, CancellationToken::new(), tokio::spawn(shell.run(observations)))
+        let kept = shell.run(observations).instrument(whereabouts::current());
+        Task::new(name, CancellationToken::new(), tokio::spawn(kept))
     })
 }
 

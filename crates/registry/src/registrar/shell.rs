@@ -12,9 +12,10 @@ use tokio::{
     sync::watch,
     time::{self, Instant},
 };
+use tracing::Instrument;
 
 use super::{Action, Event, Registrar, Told, Work};
-use crate::{Line, engine::Engine, pilot::Flight, shield::shield};
+use crate::{Line, engine::Engine, pilot::Flight, shield::shield, whereabouts};
 
 /// A shorter standstill is the scheduler's, whatever the time to live.
 const LEAST_PAUSE: Duration = Duration::from_secs(1);
@@ -25,7 +26,7 @@ pub(crate) fn register<B: Announcer>(engine: &Arc<Engine<B>>, instance: Instance
     let (state, seen) = watch::channel(RegistrationState::Pending { cause: None });
     let keeper = Keeper::new(Arc::clone(engine), Arc::clone(&wish), state);
     // Not owned by the registration: it must outlive its drop, to leave. It ends with `Gone`.
-    tokio::spawn(keeper.run());
+    tokio::spawn(keeper.run().instrument(whereabouts::current()));
     Registration::new(wish, seen)
 }
 
