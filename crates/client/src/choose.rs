@@ -145,6 +145,8 @@ pub(crate) async fn wait(shared: &Arc<Shared>, wish: &Wish<'_>) -> Result<Flight
     let mut dials = Dials::default();
     dials.look(&group.store.load(), wish.refuse);
     loop {
+        // The channel may have gone to rest just before the call came.
+        shared.want(wish.kind);
         let mut changed = pin!(group.changed.notified());
         changed.as_mut().enable();
         match look(shared, wish, Instant::now()) {

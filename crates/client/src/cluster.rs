@@ -12,7 +12,7 @@ use meshwork_core::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Protocol,
+    Protocol, clock,
     http1::Http1,
     link::Link,
     owner,
@@ -26,13 +26,20 @@ use crate::{
 pub(crate) async fn run(shared: Arc<Shared>, stop: CancellationToken) {
     let mut watch = shared.watch.clone();
     let mut book = Book::new(Arc::clone(&shared));
-    let mut pulse = pin!(shared.pulse.run());
+    // Not all channels of a process rest, and wake, at once.
+    let rest = || shared.config.idle.map(clock::aged);
+    let mut pulse = pin!(shared.pulse.run(rest()));
     loop {
         tokio::select! {
             view = watch.changed() => book.apply(&view),
             () = shared.rebuild.notified() => book.apply(&watch.latest()),
             () = stop.cancelled() => break,
-            () = &mut pulse => {}
+            () = &mut pulse => {
+                if shared.is_calm() {
+                    book.rest();
+                }
+                pulse.set(shared.pulse.run(rest()));
+            }
         }
     }
 }
@@ -97,6 +104,22 @@ impl Book {
             self.shared.group(kind).changed.notify_waiters();
         }
         self.drop_unused();
+    }
+
+    /// Gives all connections up, as before the first call: nobody calls.
+    fn rest(&mut self) {
+        if self.links.is_empty() {
+            return;
+        }
+        tracing::debug!(service = %self.shared.service, "nobody calls: connections are given up");
+        for kind in Kind::ALL.into_iter().filter(|kind| self.shared.is_wanted(*kind)) {
+            self.store(kind, Some(Pending { cause: None }), Arc::new([]));
+            // After the store: a call that asks anew from here on finds it.
+            self.shared.forget(kind);
+        }
+        self.lists = Default::default();
+        self.crowded = 0;
+        self.links.drain().for_each(|(_, held)| held.link.close());
     }
 
     /// Nothing was ever read.
@@ -247,7 +270,7 @@ fn all(entries: &[Entry]) -> Arc<[Member]> {
 /// A new link with its node; its owner begins to dial.
 fn hold(shared: &Arc<Shared>, (key, protocol): &LinkKey, instance: &Arc<Instance>) -> Held {
     let config = &shared.config;
-    let pool = || Http1::new(config.max_http1_connections, config.http1_idle);
+    let pool = || Http1::new(config.max_http1_connections, config.http1_idle, config.max_age);
     let pool = (*protocol == Protocol::Http1).then(pool);
     let link =
         Arc::new(Link::new(key.clone(), *protocol, Arc::clone(instance), pool, config.max_connections));

@@ -118,8 +118,12 @@ pub struct ClientConfig {
     pub max_age: Option<Duration>,
     /// The most connections per foreign HTTP/1.1 endpoint, 1 and up. Default 64.
     pub max_http1_connections: usize,
-    /// The longest time an HTTP/1.1 connection is kept without a call. Default 20 s; the peer's
-    /// `keep-alive: timeout` less one second when that is shorter.
+    /// After how long without any call the channel closes its connections, ± 10 %; the next call opens them
+    /// again, as the first one did. Default 30 min; `None` = never.
+    pub idle: Option<Duration>,
+    /// The longest time an HTTP/1.1 connection is kept without a call. Default 4 s, because many servers close
+    /// theirs after 5 s without a word about it; the peer's `keep-alive: timeout` less one second when that is
+    /// shorter.
     pub http1_idle: Duration,
 }
 
@@ -143,7 +147,8 @@ impl Default for ClientConfig {
             spare_idle: Duration::from_secs(10),
             max_age: None,
             max_http1_connections: 64,
-            http1_idle: Duration::from_secs(20),
+            idle: Some(Duration::from_secs(30 * 60)),
+            http1_idle: Duration::from_secs(4),
         }
     }
 }

@@ -28,7 +28,7 @@ pub enum CallErrorKind {
     Invalid,
     /// The answer is not what was asked for: too large, not JSON, not UTF-8.
     Answer,
-    /// Something this version does not do, such as TLS.
+    /// Something the channel does not do: upgrades, or TLS where it is not configured.
     Unsupported,
 }
 

@@ -19,7 +19,7 @@ use tokio::{
 };
 
 use crate::{
-    CallError, CallErrorKind, Io,
+    CallError, CallErrorKind, Io, clock,
     failure::Failure,
     io::{Traffic, Wire},
     upload::Outbound,
@@ -30,12 +30,21 @@ const READY_WITHIN: Duration = Duration::from_millis(20);
 
 /// The pool of one node.
 pub(crate) struct Http1 {
-    idle: Mutex<Vec<Idle>>,
+    shelf: Mutex<Shelf>,
     busy: AtomicUsize,
     most: usize,
     keep: Duration,
-    /// Told when the first connection becomes idle.
-    filled: Notify,
+    max_age: Option<Duration>,
+    /// Told when a connection becomes idle that has to be dropped sooner than the reaper will look.
+    sooner: Notify,
+}
+
+/// The idle connections.
+#[derive(Default)]
+struct Shelf {
+    idle: Vec<Idle>,
+    /// When the reaper looks again; `None` while it waits for a first connection.
+    looks: Option<Instant>,
 }
 
 struct Idle {
@@ -46,6 +55,8 @@ struct Idle {
 struct Connection {
     send: http1::SendRequest<Outbound>,
     _task: AbortOnDrop,
+    /// When it is too old to be used again.
+    old: Option<Instant>,
 }
 
 /// The task that moves a connection's bytes ends with the connection's last holder.
@@ -69,14 +80,15 @@ pub(crate) struct Place {
 }
 
 impl Http1 {
-    /// A pool of at most `most` connections, each kept for at most `keep` without a call.
-    pub(crate) fn new(most: usize, keep: Duration) -> Self {
-        let (idle, busy) = (Mutex::default(), AtomicUsize::new(0));
-        Self { idle, busy, most: most.max(1), keep, filled: Notify::new() }
+    /// A pool of at most `most` connections, each kept for at most `keep` without a call and used for
+    /// `max_age` ± 10 %.
+    pub(crate) fn new(most: usize, keep: Duration, max_age: Option<Duration>) -> Self {
+        let (shelf, busy) = (Mutex::default(), AtomicUsize::new(0));
+        Self { shelf, busy, most: most.max(1), keep, max_age, sooner: Notify::new() }
     }
 
-    fn idle(&self) -> MutexGuard<'_, Vec<Idle>> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    fn shelf(&self) -> MutexGuard<'_, Shelf> {
+        self.shelf.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A place, if there is one.
@@ -96,23 +108,25 @@ impl Http1 {
 
     /// Adds a new connection without a call, as the owner does to learn that the node is there.
     pub(crate) async fn add(&self, io: Box<dyn Io>) -> Result<(), CallError> {
-        let connection = Connection::open(io).await?;
+        let connection = Connection::open(io, self.max_age).await?;
         self.put(connection, self.keep);
         Ok(())
     }
 
     fn put(&self, connection: Connection, keep: Duration) {
-        let mut idle = self.idle();
-        idle.push(Idle { connection, until: Instant::now() + keep });
-        if idle.len() == 1 {
-            self.filled.notify_one();
+        let until = Instant::now() + keep;
+        let mut shelf = self.shelf();
+        shelf.idle.push(Idle { connection, until });
+        if shelf.looks.is_none_or(|looks| until < looks) {
+            shelf.looks = Some(until);
+            self.sooner.notify_one();
         }
     }
 
     /// The idle connection used last, if one is still good.
     fn pop(&self, now: Instant) -> Option<Connection> {
-        let mut idle = self.idle();
-        while let Some(last) = idle.pop() {
+        let mut shelf = self.shelf();
+        while let Some(last) = shelf.idle.pop() {
             if last.until > now && !last.connection.send.is_closed() {
                 return Some(last.connection);
             }
@@ -127,20 +141,23 @@ impl Http1 {
     pub(crate) async fn reap(&self) {
         loop {
             let next = {
-                let (mut idle, now) = (self.idle(), Instant::now());
-                idle.retain(|idle| idle.until > now && !idle.connection.send.is_closed());
-                idle.iter().map(|idle| idle.until).min()
+                let (mut shelf, now) = (self.shelf(), Instant::now());
+                shelf.idle.retain(|idle| idle.until > now && !idle.connection.send.is_closed());
+                shelf.looks = shelf.idle.iter().map(|idle| idle.until).min();
+                shelf.looks
             };
             match next {
-                Some(until) => time::sleep_until(until).await,
-                None => self.filled.notified().await,
+                Some(until) => {
+                    let _sooner = time::timeout_at(until, self.sooner.notified()).await;
+                }
+                None => self.sooner.notified().await,
             }
         }
     }
 }
 
 impl Connection {
-    async fn open(io: Box<dyn Io>) -> Result<Self, CallError> {
+    async fn open(io: Box<dyn Io>, max_age: Option<Duration>) -> Result<Self, CallError> {
         let wire = TokioIo::new(Wire::new(io, Arc::new(Traffic::default())));
         let (send, connection) = http1::handshake(wire).await.map_err(|error| {
             CallError::new(CallErrorKind::Connect, "beginning an HTTP/1.1 connection").with_source(error)
@@ -150,7 +167,8 @@ impl Connection {
                 tracing::debug!(%error, "http/1.1 connection ended");
             }
         });
-        Ok(Self { send, _task: AbortOnDrop(task.abort_handle()) })
+        let old = max_age.and_then(|age| Instant::now().checked_add(clock::aged(age)));
+        Ok(Self { send, _task: AbortOnDrop(task.abort_handle()), old })
     }
 }
 
@@ -174,7 +192,7 @@ impl Place {
 
     /// Uses a new connection.
     pub(crate) async fn open(&mut self, io: Box<dyn Io>) -> Result<(), CallError> {
-        self.connection = Some(Connection::open(io).await?);
+        self.connection = Some(Connection::open(io, self.pool.max_age).await?);
         Ok(())
     }
 
@@ -215,6 +233,7 @@ impl Place {
     pub(crate) fn answer_ended(&mut self) {
         if let (Some(connection), Some(keep)) = (self.connection.take(), self.keep)
             && !connection.send.is_closed()
+            && connection.old.is_none_or(|old| old > Instant::now())
         {
             self.pool.put(connection, keep);
         }

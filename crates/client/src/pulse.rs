@@ -32,6 +32,8 @@ pub(crate) struct Pulse {
     /// How often it is looked whether a peer is silent.
     look: Duration,
     still: AtomicBool,
+    /// Whether a call woke it.
+    called: AtomicBool,
     wake: Notify,
     connections: Mutex<Vec<Weak<Http2>>>,
     /// The long limits of calls, looked through at each beat.
@@ -44,6 +46,7 @@ impl Pulse {
         Self {
             look: (silence / LOOKS).max(BEAT),
             still: AtomicBool::new(false),
+            called: AtomicBool::new(false),
             wake: Notify::new(),
             connections: Mutex::default(),
             expiry: Expiry::default(),
@@ -56,12 +59,15 @@ impl Pulse {
         all.retain(|connection| connection.strong_count() > 0);
         all.push(Arc::downgrade(connection));
         drop(all);
-        self.quicken();
+        if self.still.swap(false, Ordering::Relaxed) {
+            self.wake.notify_one();
+        }
     }
 
     /// Says that a call begins. Costs one load but for the first call after a pause.
     pub(crate) fn quicken(&self) {
         if self.still.load(Ordering::Relaxed) && self.still.swap(false, Ordering::Relaxed) {
+            self.called.store(true, Ordering::Relaxed);
             self.wake.notify_one();
         }
     }
@@ -76,13 +82,14 @@ impl Pulse {
         all.iter().filter_map(Weak::upgrade).collect()
     }
 
-    /// Beats for ever.
+    /// Beats until no call was made for `rest`; for ever without it.
     ///
     /// # Cancel safety
     /// May be dropped at any await.
-    pub(crate) async fn run(&self) {
+    pub(crate) async fn run(&self, rest: Option<Duration>) {
         let (mut calls, mut idle) = (0, 0);
         let mut looked = Instant::now();
+        let mut called = Instant::now();
         loop {
             time::sleep(BEAT).await;
             let alive = self.alive();
@@ -95,6 +102,10 @@ impl Pulse {
             self.expiry.sweep(Instant::now());
             self.look(&alive, &mut looked);
             let calm = open == 0 && now == calls && self.expiry.is_empty();
+            // Fewer than before: a connection ended.
+            if open > 0 || now > calls || self.called.swap(false, Ordering::Relaxed) {
+                called = Instant::now();
+            }
             idle = if calm { idle + 1 } else { 0 };
             calls = now;
             if idle < IDLE_BEATS {
@@ -105,7 +116,10 @@ impl Pulse {
             let calm = alive.iter().all(|connection| connection.open_streams() == 0);
             if calm && self.expiry.is_empty() {
                 drop(alive);
-                self.stand_still(&mut looked).await;
+                let rests = rest.and_then(|rest| called.checked_add(rest));
+                if !self.stand_still(&mut looked, rests).await {
+                    return;
+                }
             }
             self.still.store(false, Ordering::Relaxed);
             idle = 0;
@@ -113,14 +127,23 @@ impl Pulse {
     }
 
     /// Only listens, until a call begins or a connection is added; without anybody to listen to it sleeps.
-    async fn stand_still(&self, looked: &mut Instant) {
-        while self.alive().iter().any(|connection| connection.is_pinged()) {
-            if time::timeout(self.look, self.wake.notified()).await.is_ok() {
-                return;
+    /// Says whether that happened before `rests`.
+    async fn stand_still(&self, looked: &mut Instant, rests: Option<Instant>) -> bool {
+        loop {
+            let listens = self.alive().iter().any(|connection| connection.is_pinged());
+            let looks = listens.then(|| Instant::now() + self.look);
+            let Some(next) = looks.into_iter().chain(rests).min() else {
+                self.wake.notified().await;
+                return true;
+            };
+            if time::timeout_at(next, self.wake.notified()).await.is_ok() {
+                return true;
+            }
+            if rests == Some(next) {
+                return false;
             }
             self.look(&self.alive(), looked);
         }
-        self.wake.notified().await;
     }
 
     /// Looks for silent peers, if it is time.

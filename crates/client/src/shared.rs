@@ -127,9 +127,19 @@ impl Shared {
         self.group(kind).wanted.load(Ordering::Relaxed)
     }
 
+    /// Says that no calls of this kind were made for long.
+    pub(crate) fn forget(&self, kind: Kind) {
+        self.group(kind).wanted.store(false, Ordering::Relaxed);
+    }
+
     /// Lets every waiting call look again.
     pub(crate) fn wake_all(&self) {
         self.groups.iter().for_each(|group| group.changed.notify_waiters());
+    }
+
+    /// Whether no call is being made.
+    pub(crate) fn is_calm(&self) -> bool {
+        self.calls_in_flight() == 0 && self.waiting.load(Ordering::Relaxed) == 0
     }
 
     /// Calls in flight on all nodes.

@@ -90,6 +90,7 @@ struct Said {
     kind: Kind,
     timeout: Option<Duration>,
     traced: bool,
+    upgrade: bool,
 }
 
 /// What one attempt came to.
@@ -105,6 +106,7 @@ enum Came {
 ///
 /// # Errors
 /// [`Invalid`](CallErrorKind::Invalid) when it cannot be made as it was asked,
+/// [`Unsupported`](CallErrorKind::Unsupported) when it asks for an upgrade,
 /// [`Deadline`](CallErrorKind::Deadline) when it has no time left.
 pub(crate) fn begin<B>(
     shared: Arc<Shared>,
@@ -123,6 +125,10 @@ where
     let begun = Instant::now();
     let (mut head, body) = request.into_parts();
     let said = Said::by(&head.headers);
+    if said.upgrade || head.method == Method::CONNECT {
+        let text = "upgrades (WebSocket, CONNECT) need a connection of their own: open one to an address of the channel's nodes";
+        return Err(CallError::new(CallErrorKind::Unsupported, text).with_service(&shared.service));
+    }
     shared.want(said.kind);
     shared.budget.called(begun);
 
@@ -179,13 +185,14 @@ where
 impl Said {
     /// In one pass.
     fn by(request: &HeaderMap) -> Self {
-        let mut said = Self { kind: Kind::Http, timeout: None, traced: false };
+        let mut said = Self { kind: Kind::Http, timeout: None, traced: false, upgrade: false };
         let timeout = |value: &HeaderValue| value.to_str().ok().and_then(timeout::parse);
         for (name, value) in request {
             match name.as_str() {
                 "content-type" if value.to_str().is_ok_and(headers::is_grpc) => said.kind = Kind::Grpc,
                 headers::GRPC_TIMEOUT | headers::TIMEOUT => said.timeout = timeout(value).or(said.timeout),
                 headers::TRACEPARENT => said.traced = true,
+                "upgrade" => said.upgrade = true,
                 _ => {}
             }
         }

@@ -1,10 +1,18 @@
 //! Foreign HTTP/1.1 servers: kept connections, and those that close under us.
 
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
 use http::Version;
 use meshwork_client::CallErrorKind;
+use meshwork_core::{Delivered, Verdict};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpListener,
+    time::{self, Instant},
 };
 
 use crate::{
@@ -127,4 +135,105 @@ async fn a_dead_foreign_server_is_left_and_found_again() {
         back += usize::from(text(channel.post("/")).await.unwrap() == "back");
     }
     assert!(back > 0);
+}
+
+#[tokio::test]
+async fn a_connection_is_given_up_before_the_peer_closes_it() {
+    let peer = Peer::foreign("node").await;
+    peer.say(200, &[("keep-alive", "timeout=2")]);
+    let channel = Registry::of([foreign("users-1", "http", peer.addr)]).channel();
+    text(channel.post("/")).await.unwrap();
+    let begun = Instant::now();
+    until("the client closed it", || peer.open() == 0).await;
+    assert!(begun.elapsed() < Duration::from_millis(1900), "{:?}", begun.elapsed());
+    text(channel.post("/")).await.unwrap();
+    assert_eq!(peer.connections(), 2);
+}
+
+#[tokio::test]
+async fn an_old_connection_is_not_used_again() {
+    let peer = Peer::foreign("nginx").await;
+    let registry = Registry::of([foreign("users-1", "http", peer.addr)]);
+    let channel = registry.channel_with(|config| config.max_age = Some(60 * MS));
+    let end = Instant::now() + Duration::from_millis(500);
+    while Instant::now() < end {
+        text(channel.post("/")).await.unwrap();
+        tokio::time::sleep(2 * MS).await;
+    }
+    assert!((4..=12).contains(&peer.connections()), "{}", peer.connections());
+}
+
+/// Counts what each request asked for, and closes an idle connection after 20 ms without a word.
+async fn closes_early(effects: Arc<Mutex<HashMap<String, usize>>>) -> std::net::SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let effects = Arc::clone(&effects);
+            tokio::spawn(async move {
+                let mut buffer = [0; 4096];
+                for nth in 0.. {
+                    let Ok(Ok(read @ 1..)) = time::timeout(20 * MS, stream.read(&mut buffer)).await else {
+                        return;
+                    };
+                    let head = String::from_utf8_lossy(&buffer[..read]).into_owned();
+                    let line = head.lines().next().unwrap().to_owned();
+                    *effects.lock().unwrap().entry(line).or_default() += 1;
+                    if nth % 3 == 2 {
+                        return; // done, and not a word about it
+                    }
+                    let _sent = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await;
+                }
+            });
+        }
+    });
+    addr
+}
+
+#[tokio::test]
+async fn a_post_is_never_sent_twice_though_connections_close_under_it() {
+    let effects = Arc::default();
+    let addr = closes_early(Arc::clone(&effects)).await;
+    let channel = Registry::of([foreign("users-1", "http", addr)]).channel();
+    let (mut failed, mut done) = (0, 0);
+    for nth in 0..150_u64 {
+        let (post, get) =
+            (text(channel.post(format!("/post/{nth}"))), text(channel.get(format!("/get/{nth}"))));
+        match post.await {
+            Ok(_) => done += 1,
+            Err(error) => {
+                assert_eq!(
+                    (error.kind(), error.delivered()),
+                    (CallErrorKind::Transport, Delivered::Maybe),
+                    "{error}"
+                );
+                assert_eq!(error.attempts().last().unwrap().then, "no retry: not idempotent");
+                failed += 1;
+            }
+        }
+        get.await.unwrap();
+        // Around the moment in which the server closes.
+        if nth % 10 == 0 {
+            time::sleep(Duration::from_millis(16 + nth / 10)).await;
+        }
+    }
+    let effects = effects.lock().unwrap();
+    for (line, times) in effects.iter().filter(|(line, _)| line.starts_with("POST")) {
+        assert_eq!(*times, 1, "{line}");
+    }
+    assert!(failed > 0 && done > 0, "{failed} {done}");
+}
+
+#[tokio::test]
+async fn upgrades_are_refused_before_anything_is_sent() {
+    let peer = Peer::foreign("nginx").await;
+    let channel = Registry::of([foreign("users-1", "http", peer.addr)]).channel();
+    let asked = channel.get("/chat").header("connection", "upgrade").header("upgrade", "websocket");
+    let connect = channel.request(http::Method::CONNECT, "/chat");
+    for request in [asked, connect] {
+        let error = text(request).await.unwrap_err();
+        assert_eq!((error.kind(), error.delivered()), (CallErrorKind::Unsupported, Delivered::No));
+        assert!(error.to_string().contains("WebSocket"), "{error}");
+    }
+    assert_eq!(peer.requests(), 0);
 }

@@ -11,6 +11,7 @@ mod identity;
 mod peer;
 mod raw;
 mod registry;
+mod rest;
 mod server;
 mod several;
 mod support;

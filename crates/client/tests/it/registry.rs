@@ -172,3 +172,30 @@ async fn waiting_calls_are_bounded() {
     assert_eq!(kind, Some(CallErrorKind::Overloaded));
     waiting.iter().for_each(tokio::task::JoinHandle::abort);
 }
+
+#[tokio::test]
+async fn several_addresses_of_an_instance_are_one_node_and_the_one_that_answers_is_used() {
+    let peer = Peer::native("users-1").await;
+    // A full queue of new connections: the kernel answers nothing at all.
+    let silent = tokio::net::TcpSocket::new_v4().unwrap();
+    silent.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let silent = silent.listen(1).unwrap();
+    let silent_addr = silent.local_addr().unwrap();
+    let mut queue = Vec::new();
+    while let Ok(Ok(queued)) = time::timeout(50 * MS, tokio::net::TcpStream::connect(silent_addr)).await {
+        queue.push(queued);
+    }
+    for (first, within) in [(refused().await, 200 * MS), (silent_addr, 900 * MS)] {
+        let mut record = native("users-1", "http", first);
+        record.endpoints.push(format!("http://{}", peer.addr).parse().unwrap());
+        let channel = Registry::of([record]).channel();
+        let begun = Instant::now();
+        assert_eq!(text(channel.get("/")).await.unwrap(), "users-1");
+        assert!(begun.elapsed() < within * 4, "{:?}", begun.elapsed());
+        assert_eq!(channel.nodes().len(), 1);
+    }
+    let port = peer.addr.port();
+    let mut named = native("users-1", "http", peer.addr);
+    named.endpoints = std::iter::once(format!("http://localhost:{port}").parse().unwrap()).collect();
+    assert_eq!(text(Registry::of([named]).channel().get("/")).await.unwrap(), "users-1");
+}
