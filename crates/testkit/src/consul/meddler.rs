@@ -200,7 +200,7 @@ async fn relay(mut client: TcpStream, shared: &Shared) -> io::Result<()> {
 
 async fn answer(mut client: TcpStream, exchange: Exchange) -> io::Result<()> {
     if exchange.fate == Fate::Withheld {
-        return std::future::pending().await;
+        return closed(client).await;
     }
     let mut head = format!("HTTP/1.1 {} Meddled\r\n", exchange.status);
     let own = |name: &str| matches!(name, "connection" | "content-length" | "transfer-encoding");
@@ -210,11 +210,18 @@ async fn answer(mut client: TcpStream, exchange: Exchange) -> io::Result<()> {
     head.push_str(&format!("content-length: {}\r\nconnection: close\r\n\r\n", exchange.body.len()));
     client.write_all(head.as_bytes()).await?;
     match exchange.fate {
-        Fate::Headed => return std::future::pending().await,
+        Fate::Headed => return closed(client).await,
         Fate::Cut => client.write_all(&exchange.body[..exchange.body.len() / 2]).await?,
         _ => client.write_all(&exchange.body).await?,
     }
     client.shutdown().await
+}
+
+/// Sends nothing until the client has had enough.
+async fn closed(mut client: TcpStream) -> io::Result<()> {
+    let mut rest = [0; 256];
+    while client.read(&mut rest).await? > 0 {}
+    Ok(())
 }
 
 /// A head without its blank line, and what was read beyond it.

@@ -2,11 +2,15 @@
 //!
 //! Prints its figures in one line, last, and exits with 1 when one of them is missed.
 
+mod agents;
 mod caller;
+mod consul_fleet;
+mod denied;
 mod drain;
 mod failover;
 mod fleet;
 mod refused;
+mod roles;
 
 use std::{
     env,
@@ -25,10 +29,13 @@ const LIMIT: Duration = Duration::from_secs(600);
 
 #[tokio::main]
 async fn main() -> ExitCode {
+    if let Some(code) = roles::played().await {
+        return code;
+    }
     let (number, length) = match arguments(env::args().skip(1)) {
         Ok(arguments) => arguments,
         Err(error) => {
-            eprintln!("error: {error}\nusage: scenario <1 | 4 | 12> [--short | --long]");
+            eprintln!("error: {error}\nusage: scenario <1 | 4 | 12 | 18 | 19> [--short | --long]");
             return ExitCode::from(64);
         }
     };
@@ -51,6 +58,8 @@ async fn play(number: u32, length: Length, judge: &mut Judge) -> Result<()> {
         1 => failover::play(&actor, length, judge).await,
         4 => refused::play(&actor, length, judge).await,
         12 => drain::play(&actor, length, judge).await,
+        18 => agents::play(&actor, length, judge).await,
+        19 => denied::play(&actor, length, judge).await,
         _ => Err("there is no such scenario".into()),
     }
 }
@@ -58,7 +67,7 @@ async fn play(number: u32, length: Length, judge: &mut Judge) -> Result<()> {
 fn arguments(mut given: impl Iterator<Item = String>) -> Result<(u32, Length)> {
     let number = given.next().ok_or("no number")?;
     let number: u32 = number.parse().map_err(|e| format!("`{number}`: {e}"))?;
-    if !matches!(number, 1 | 4 | 12) {
+    if !matches!(number, 1 | 4 | 12 | 18 | 19) {
         return Err(format!("scenario {number} is not there").into());
     }
     let length = match given.next().as_deref() {
