@@ -17,6 +17,7 @@
 //! ```
 #![deny(missing_docs)]
 
+pub mod certs;
 pub mod consul;
 mod error;
 pub mod etcd;

@@ -11,7 +11,7 @@ use std::{
 
 use tokio::time::{self, Instant};
 
-use super::{Binaries, EtcdPlan, ask::ask};
+use super::{Binaries, EtcdPlan, ask::ask, plan::Security};
 use crate::{
     Error,
     ports::Port,
@@ -27,6 +27,8 @@ const PAUSE: Duration = Duration::from_millis(20);
 pub struct Member {
     name: String,
     client: Port,
+    /// Where it answers about itself in plain text, when clients must speak TLS.
+    plain: Option<Port>,
     _peer: Port,
     dir: PathBuf,
     etcd: PathBuf,
@@ -48,19 +50,28 @@ pub(super) struct Status {
 
 impl Member {
     /// Claims the ports of all members of a plan; nothing runs yet.
-    pub(super) fn claim(plan: &EtcdPlan, binaries: &Binaries, data: &Path) -> Result<Vec<Self>, Error> {
-        let claims: Vec<(String, Port, Port)> = (1..=plan.members)
-            .map(|n| Ok((format!("etcd-{n}"), Port::claim()?, Port::claim()?)))
+    pub(super) fn claim(
+        plan: &EtcdPlan,
+        security: &Security,
+        binaries: &Binaries,
+        data: &Path,
+    ) -> Result<Vec<Self>, Error> {
+        let claims: Vec<(String, Port, Port, Option<Port>)> = (1..=plan.members)
+            .map(|n| {
+                let plain = security.tls.is_some().then(Port::claim).transpose()?;
+                Ok((format!("etcd-{n}"), Port::claim()?, Port::claim()?, plain))
+            })
             .collect::<Result<_, Error>>()?;
         let all: Vec<String> =
-            claims.iter().map(|(name, _, peer)| format!("{name}={}", peer.url())).collect();
+            claims.iter().map(|(name, _, peer, _)| format!("{name}={}", peer.url())).collect();
         let all = all.join(",");
-        let member = |(name, client, peer): (String, Port, Port)| {
+        let member = |(name, client, peer, plain): (String, Port, Port, Option<Port>)| {
             let dir = data.join(&name);
+            let url = client_url(&client, plain.is_some());
             let mut args: Vec<OsString> = [
                 ("--name", name.clone()),
-                ("--listen-client-urls", client.url()),
-                ("--advertise-client-urls", client.url()),
+                ("--listen-client-urls", url.clone()),
+                ("--advertise-client-urls", url),
                 ("--listen-peer-urls", peer.url()),
                 ("--initial-advertise-peer-urls", peer.url()),
                 ("--initial-cluster", all.clone()),
@@ -73,9 +84,12 @@ impl Member {
             .flat_map(|(flag, value)| [flag.into(), value.into()])
             .collect();
             args.extend(["--unsafe-no-fsync".into(), "--data-dir".into(), dir.clone().into_os_string()]);
-            args.extend(plan.flags.iter().cloned());
+            if let Some(plain) = &plain {
+                args.extend(["--listen-metrics-urls".into(), plain.url().into()]);
+            }
+            args.extend(security.flags.iter().chain(&plan.flags).cloned());
             let etcd = binaries.etcd.clone();
-            Self { name, client, _peer: peer, dir, etcd, args, running: Mutex::default() }
+            Self { name, client, plain, _peer: peer, dir, etcd, args, running: Mutex::default() }
         };
         Ok(claims.into_iter().map(member).collect())
     }
@@ -90,9 +104,34 @@ impl Member {
         self.client.addr()
     }
 
-    /// The URL on which it serves clients.
+    /// The URL on which it serves clients: `http`, or `https` of a plan with TLS.
     pub fn url(&self) -> String {
-        self.client.url()
+        client_url(&self.client, self.plain.is_some())
+    }
+
+    /// The sum of the samples of one of its own metrics whose labels have `label` in them (`""` = all), for instance
+    /// `grpc_server_started_total` of `grpc_method="Authenticate"`. A metric without such samples is 0.
+    ///
+    /// # Errors
+    /// When it does not answer within 1 s, or not with metrics.
+    ///
+    /// # Cancel safety
+    /// Dropping the future changes nothing.
+    pub async fn metric(&self, name: &str, label: &str) -> Result<f64, Error> {
+        let attempted = || Error::new(format!("reading the metric `{name}` of `{}`", self.name));
+        let said = ask(self.told_at(), "GET", "/metrics", "", ANSWER).await;
+        let said = said.map_err(|e| attempted().with_source(e))?;
+        let samples = said.lines().filter(|line| line.split(['{', ' ']).next() == Some(name));
+        let values: Option<Vec<f64>> = samples
+            .filter(|line| line.contains(label))
+            .map(|line| line.rsplit(' ').next()?.parse().ok())
+            .collect();
+        values.map(|values| values.iter().sum()).ok_or_else(attempted)
+    }
+
+    /// Where it answers in plain text.
+    fn told_at(&self) -> SocketAddr {
+        self.plain.as_ref().unwrap_or(&self.client).addr()
     }
 
     /// Whether its process runs; a frozen one does.
@@ -128,7 +167,7 @@ impl Member {
     pub async fn ready(&self, limit: Duration) -> Result<(), Error> {
         let until = Instant::now() + limit;
         loop {
-            let answer = ask(self.addr(), "GET", "/health", "", ANSWER).await;
+            let answer = ask(self.told_at(), "GET", "/health", "", ANSWER).await;
             if answer.as_ref().is_ok_and(|body| body.contains("\"true\"")) {
                 return Ok(());
             }
@@ -236,7 +275,8 @@ impl Member {
 
     /// What it says of itself, if it answers.
     pub(super) async fn status(&self) -> Option<Status> {
-        if !self.answers() {
+        // Over TLS it is not asked.
+        if !self.answers() || self.plain.is_some() {
             return None;
         }
         let body = ask(self.addr(), "POST", "/v3/maintenance/status", "{}", ANSWER).await.ok()?;
@@ -269,6 +309,10 @@ impl Member {
     fn lock(&self) -> MutexGuard<'_, Running> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn client_url(port: &Port, tls: bool) -> String {
+    if tls { port.url().replacen("http", "https", 1) } else { port.url() }
 }
 
 impl fmt::Debug for Member {

@@ -1,4 +1,5 @@
-//! Real etcd servers: one, or a cluster, each member a process that can be killed, frozen, stopped and started again.
+//! Real etcd servers: one, or a cluster, with TLS and users on request; each member a process that can be killed, frozen,
+//! stopped and started again.
 //!
 //! Data lies in a temporary directory that goes with the guard. Members listen on `127.0.0.1`, do not sync their disk,
 //! and elect quickly; with that the least lease TTL they grant is about 1.5 election timeouts, rounded up to seconds.
@@ -6,14 +7,19 @@
 mod ask;
 mod binaries;
 mod member;
+mod plan;
 
-use std::{ffi::OsString, process::Stdio, time::Duration};
+use std::{ffi::OsString, path::Path, process::Stdio, time::Duration};
 
 use tempfile::TempDir;
 use tokio::{process::Command, time};
 
-pub use self::{binaries::Binaries, member::Member};
-use crate::{Error, truth::eventually};
+pub use self::{
+    binaries::Binaries,
+    member::Member,
+    plan::{EtcdPlan, Tokens},
+};
+use crate::{Error, certs::Authority, truth::eventually};
 
 /// How long a start may take until the servers answer.
 const READY: Duration = Duration::from_secs(30);
@@ -21,74 +27,14 @@ const READY: Duration = Duration::from_secs(30);
 const ELECTED: Duration = Duration::from_secs(15);
 /// How long one `etcdctl` may run.
 const COMMAND: Duration = Duration::from_secs(15);
-/// A stranger may take a port between the claim and the bind.
-const STARTS: usize = 3;
 
 /// A running etcd of one or more members. Dropping it kills them and deletes their data.
 #[derive(Debug)]
 pub struct Etcd {
     members: Vec<Member>,
     binaries: Binaries,
-    _data: TempDir,
-}
-
-/// What kind of etcd is to be started.
-#[derive(Clone, Debug)]
-#[must_use = "nothing runs before `start`"]
-pub struct EtcdPlan {
-    members: usize,
-    heartbeat: Duration,
-    election: Duration,
-    flags: Vec<OsString>,
-}
-
-// === impl EtcdPlan ===
-
-impl EtcdPlan {
-    /// The heartbeat and the election timeout; by default 10 and 100 ms for one member, 50 and 500 ms for a cluster.
-    /// etcd wants the second to be at least five times the first.
-    pub fn elections(mut self, heartbeat: Duration, election: Duration) -> Self {
-        (self.heartbeat, self.election) = (heartbeat, election);
-        self
-    }
-
-    /// One more flag for each member, for instance `--auto-compaction-retention=1`.
-    pub fn flag(mut self, flag: impl Into<OsString>) -> Self {
-        self.flags.push(flag.into());
-        self
-    }
-
-    /// Starts all members and waits at most 30 s until each has answered a read that needs the quorum.
-    ///
-    /// # Errors
-    /// When no fit etcd is found (the error says how to get one), or one does not answer; the error carries the output.
-    ///
-    /// # Cancel safety
-    /// Dropping the future kills what was started.
-    pub async fn start(self) -> Result<Etcd, Error> {
-        let binaries = Binaries::find()?;
-        let mut tries = 0;
-        loop {
-            tries += 1;
-            let started = self.try_start(binaries.clone()).await;
-            match started {
-                Err(e) if tries < STARTS && e.output().contains("address already in use") => {}
-                other => return other,
-            }
-        }
-    }
-
-    async fn try_start(&self, binaries: Binaries) -> Result<Etcd, Error> {
-        let data = tempfile::Builder::new()
-            .prefix("meshwork-etcd-")
-            .tempdir()
-            .map_err(|e| Error::new("creating a directory for the data of etcd").with_source(e))?;
-        let members = Member::claim(self, &binaries, data.path())?;
-        let etcd = Etcd { members, binaries, _data: data };
-        etcd.start()?;
-        etcd.ready(READY).await?;
-        Ok(etcd)
-    }
+    security: plan::Security,
+    data: TempDir,
 }
 
 // === impl Etcd ===
@@ -96,14 +42,12 @@ impl EtcdPlan {
 impl Etcd {
     /// A server alone.
     pub fn single() -> EtcdPlan {
-        let (heartbeat, election) = (Duration::from_millis(10), Duration::from_millis(100));
-        EtcdPlan { members: 1, heartbeat, election, flags: Vec::new() }
+        EtcdPlan::new(1, Duration::from_millis(10), Duration::from_millis(100))
     }
 
     /// A cluster of `members` servers, at least one.
     pub fn cluster(members: usize) -> EtcdPlan {
-        let (heartbeat, election) = (Duration::from_millis(50), Duration::from_millis(500));
-        EtcdPlan { members: members.max(1), heartbeat, election, flags: Vec::new() }
+        EtcdPlan::new(members.max(1), Duration::from_millis(50), Duration::from_millis(500))
     }
 
     /// The client URL of each member, in order, whether it runs or not.
@@ -122,6 +66,52 @@ impl Etcd {
     /// When there are not so many.
     pub fn member(&self, index: usize) -> &Member {
         &self.members[index]
+    }
+
+    /// What signed the members' certificates and signs those of clients, of a plan with TLS.
+    pub fn authority(&self) -> Option<&Authority> {
+        self.security.tls.as_ref().map(|tls| &tls.authority)
+    }
+
+    /// A folder that lives as long as the servers. A plan with TLS keeps its authority there as `ca.pem`.
+    pub fn dir(&self) -> &Path {
+        self.data.path()
+    }
+
+    /// Makes a user with a role of his own name that may read and write what begins with `prefix`.
+    ///
+    /// # Errors
+    /// When etcd refuses it.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves some of it made.
+    pub async fn make_user(&self, name: &str, password: &str, prefix: &str) -> Result<(), Error> {
+        self.etcdctl(["user", "add", &format!("{name}:{password}")]).await?;
+        self.etcdctl(["role", "add", name]).await?;
+        self.grant(name, prefix).await?;
+        self.etcdctl(["user", "grant-role", name, name]).await.map(drop)
+    }
+
+    /// Lets this role read and write what begins with `prefix`.
+    ///
+    /// # Errors
+    /// When etcd refuses it.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves it unknown whether it was granted.
+    pub async fn grant(&self, role: &str, prefix: &str) -> Result<(), Error> {
+        self.etcdctl(["role", "grant-permission", role, "--prefix=true", "readwrite", prefix]).await.map(drop)
+    }
+
+    /// Takes back what [`grant`](Self::grant) gave.
+    ///
+    /// # Errors
+    /// When etcd refuses it.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves it unknown whether it was taken.
+    pub async fn revoke(&self, role: &str, prefix: &str) -> Result<(), Error> {
+        self.etcdctl(["role", "revoke-permission", role, "--prefix=true", prefix]).await.map(drop)
     }
 
     /// Starts every member that does not run, with the data it has, without waiting until they answer.
@@ -209,7 +199,7 @@ impl Etcd {
     /// The index of the member that leads, once more than half of all members agree on it; waits at most 15 s.
     ///
     /// # Errors
-    /// When they do not agree.
+    /// When they do not agree, or clients must speak TLS.
     ///
     /// # Cancel safety
     /// Dropping the future changes nothing.
@@ -238,7 +228,8 @@ impl Etcd {
         ids.iter().find(|(id, _)| id == most).map(|(_, index)| *index)
     }
 
-    /// Runs `etcdctl` against the members that run and are not frozen, and gives what it printed.
+    /// Runs `etcdctl` against the members that run and are not frozen, as root where there are users, and gives what it
+    /// printed.
     ///
     /// ```no_run
     /// # async fn run(etcd: meshwork_testkit::etcd::Etcd) -> Result<(), meshwork_testkit::Error> {
@@ -265,6 +256,7 @@ impl Etcd {
             .env("ETCDCTL_API", "3")
             .args(["--dial-timeout=2s", "--command-timeout=5s"])
             .arg(format!("--endpoints={}", live.join(",")))
+            .args(&self.security.command)
             .args(&args)
             .stdin(Stdio::null())
             .kill_on_drop(true);

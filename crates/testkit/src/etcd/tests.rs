@@ -55,3 +55,18 @@ async fn a_command_that_fails_shows_what_it_said() {
     let error = etcd.etcdctl(["lease", "revoke", "7"]).await.unwrap_err();
     assert!(error.output().contains("lease not found"), "{error:?}");
 }
+
+#[tokio::test]
+async fn over_tls_and_with_users_the_operator_still_gets_through() {
+    for tokens in [Tokens::Simple(Duration::from_secs(3)), Tokens::Jwt(Duration::from_secs(3))] {
+        let etcd = Etcd::single().tls().users(tokens).start().await.unwrap();
+        etcd.make_user("one", "secret", "/one/").await.unwrap();
+        etcd.etcdctl(["put", "/one/a", "1"]).await.unwrap();
+        let theirs = ["get", "/two/a", "--user=one:secret"];
+        assert!(etcd.etcdctl(theirs).await.unwrap_err().output().contains("permission denied"));
+        assert!(etcd.endpoints()[0].starts_with("https://"));
+        let logins = ("grpc_server_started_total", "grpc_method=\"Authenticate\"");
+        assert!(etcd.member(0).metric(logins.0, logins.1).await.unwrap() > 1.0);
+        assert!(etcd.member(0).metric("etcd_no_such_thing", "").await.unwrap() == 0.0);
+    }
+}
