@@ -260,8 +260,13 @@ fn granting(instance: &Instance) -> String {
 async fn renewed(lease: i64, mut life: watch::Receiver<Life>) -> Error {
     loop {
         let now = *life.borrow_and_update();
-        let Life::Alive { since, ttl } = now else {
-            return Error::unavailable(format!("lease {lease:x} is gone"));
+        let (since, ttl) = match now {
+            Life::Alive { since, ttl } => (since, ttl),
+            Life::Gone => return Error::unavailable(format!("lease {lease:x} is gone")),
+            Life::Denied => {
+                let text = format!("renewing lease {lease:x}: etcd does not permit it");
+                return Error::new(ErrorKind::Denied, text);
+            }
         };
         tokio::select! {
             changed = life.changed() => if changed.is_err() {

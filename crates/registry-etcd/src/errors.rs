@@ -5,6 +5,8 @@ use std::{error, fmt, io, sync::Arc};
 use meshwork_core::{BoxError, Error, ErrorChain, ErrorKind};
 use tonic::{Code, Status};
 
+use crate::config::is_https;
+
 // What etcd says of tokens, users and permissions, each by one text only.
 const BAD_TOKEN: &str = "etcdserver: invalid auth token";
 const OLD_USERS: &str = "etcdserver: revision of auth store is old";
@@ -21,8 +23,7 @@ impl fmt::Display for Answer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0.message() {
             "" => f.write_str(self.0.code().description()),
-            NO_USER => write!(f, "{NO_USER} (set `user` and `password`)"),
-            message => f.write_str(message),
+            message => f.write_str(&explained(message)),
         }
     }
 }
@@ -45,10 +46,26 @@ pub(crate) fn of(context: impl Into<Box<str>>, cause: etcd_client::Error) -> Err
 
 /// The error of the first request on a connection, where the other side may be anything.
 pub(crate) fn of_first_contact(address: &str, cause: etcd_client::Error) -> Error {
-    if code(&cause) == Some(Code::Cancelled) {
-        return of(format!("{address} closed the connection without an answer (is it an etcd?)"), cause);
-    }
-    of(format!("asking {address}"), cause)
+    let context = match is_closed(&cause) {
+        false => format!("asking {address}"),
+        true if is_https(address) => {
+            format!(
+                "{address} closed the connection without an answer (does it speak TLS, and take our certificate?)"
+            )
+        }
+        true => {
+            format!(
+                "{address} closed the connection without an answer (is it an etcd, and none that wants https?)"
+            )
+        }
+    };
+    of(context, cause)
+}
+
+/// What etcd says, without its wrapping, and with the key to set where there is one.
+pub(crate) fn explained(message: &str) -> String {
+    let message = message.rsplit(" desc = ").next().unwrap_or(message);
+    if message == NO_USER { format!("{message} (set `user` and `password`)") } else { message.to_owned() }
 }
 
 /// A second error of the same kind, for another who met the same fault.
@@ -100,6 +117,33 @@ fn beneath(status: &Status) -> Option<ErrorKind> {
         next = cause.source();
     }
     None
+}
+
+/// Whether the other side closed the connection, before or instead of an answer.
+fn is_closed(cause: &etcd_client::Error) -> bool {
+    let etcd_client::Error::GRpcStatus(status) = cause else { return false };
+    let mut next = error::Error::source(status);
+    while let Some(error) = next {
+        let inner = error.downcast_ref::<h2::Error>().and_then(h2::Error::get_io);
+        if let Some(io) = inner.or_else(|| error.downcast_ref::<io::Error>()) {
+            let kind = innermost(io).kind();
+            return matches!(
+                kind,
+                io::ErrorKind::UnexpectedEof | io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset
+            );
+        }
+        next = error.source();
+    }
+    status.code() == Code::Cancelled
+}
+
+/// The I/O error that others wrap.
+fn innermost(error: &io::Error) -> &io::Error {
+    let mut error = error;
+    while let Some(inner) = error.get_ref().and_then(|inner| inner.downcast_ref::<io::Error>()) {
+        error = inner;
+    }
+    error
 }
 
 /// The error of TLS in this one, which HTTP/2 and I/O errors wrap, one in another, without telling.

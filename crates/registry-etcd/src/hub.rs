@@ -91,7 +91,8 @@ impl Shared {
             let error = Arc::new(self.use_link(&link).await);
             link.suspect();
             tracing::debug!(member = %link.address, error = %ErrorChain(&*error), "etcd link lost");
-            self.taps.cut(&error, false);
+            // What waiting cannot mend is told also to those that wait for a stream.
+            self.taps.cut(&error, !error.kind().is_transient());
             if began.elapsed() < STEADY || !error.kind().is_transient() {
                 return errors::again(format!("using {}", link.address), &error);
             }
@@ -108,8 +109,8 @@ impl Shared {
         }
     }
 
-    /// The watch stream. While etcd refuses us, nothing is watched, but leases are kept on: that asks for
-    /// no token, and what is announced stays announced.
+    /// The watch stream. While etcd refuses our password nothing is watched, but the link stays: the leases
+    /// are kept on where etcd lets us.
     async fn watch(&self, link: &Link) -> Error {
         loop {
             let error = watching::run(&self.taps, link, &self.members).await;
@@ -117,7 +118,9 @@ impl Shared {
                 return error;
             }
             self.taps.cut(&Arc::new(error), true);
-            time::sleep(self.config.denied_retry).await;
+            if let Err(error) = self.members.admitted(link, self.members.token_number()).await {
+                return error;
+            }
         }
     }
 

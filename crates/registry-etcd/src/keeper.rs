@@ -1,7 +1,9 @@
 //! Keeps all leases of one backend alive over one stream.
 //!
 //! A renewal is asked for when a third of the time to live has passed since the last one was sent. An
-//! answer of 0 says that the lease is gone; silence for the attempt timeout costs the link its trust.
+//! answer of 0 says that the lease is gone; silence for the attempt timeout costs the link its trust. Some
+//! releases of etcd judge each renewal by the token that the stream was opened with: an old one costs the
+//! stream, and a renewal that is not permitted ends the stream of all others too.
 
 use std::{
     collections::BTreeMap,
@@ -11,7 +13,7 @@ use std::{
 };
 
 use etcd_client::{LeaseKeepAliveResponse, LeaseKeepAliveStream, LeaseKeeper};
-use meshwork_core::Error;
+use meshwork_core::{Error, ErrorKind};
 use tokio::{
     sync::{Notify, watch},
     time,
@@ -27,7 +29,20 @@ pub(crate) enum Life {
     Alive { since: Instant, ttl: Duration },
     /// etcd says that it does not exist.
     Gone,
+    /// etcd does not let us renew it.
+    Denied,
 }
+
+/// Why a stream ended.
+enum End {
+    Failed(Error),
+    /// Its token is not taken any more.
+    Token,
+    /// One renewal is not permitted.
+    Denied,
+}
+
+type Open = (LeaseKeeper, LeaseKeepAliveStream);
 
 /// All leases that are to be kept, whether there is a stream or not.
 #[derive(Default)]
@@ -76,28 +91,38 @@ impl Keeper {
     /// # Cancel safety
     /// May be dropped at any await: what was under way is asked for anew by the next run.
     pub(crate) async fn run(&self, link: &Link, members: &Members) -> Error {
-        for kept in self.lock().values_mut() {
-            kept.asked = None;
-        }
-        let patience = members.attempt_timeout();
-        let mut stream: Option<(LeaseKeeper, LeaseKeepAliveStream)> = None;
         loop {
-            let (next, overdue) = (self.next(), self.oldest_asked().map(|asked| asked + patience));
-            tokio::select! {
-                answer = message(&mut stream) => {
-                    if let Err(error) = self.answered(answer, link, members) {
+            self.lock().values_mut().for_each(|kept| kept.asked = None);
+            let mut token = 0;
+            match self.stream(link, members, &mut token).await {
+                End::Failed(error) => return error,
+                End::Denied => {}
+                End::Token => {
+                    if let Err(error) = members.admitted(link, token).await {
                         return error;
                     }
                 }
-                lease = due(next) => {
-                    if let Err(error) = self.renew(lease, &mut stream, link, patience).await {
-                        return error;
-                    }
-                }
+            }
+        }
+    }
+
+    /// One stream, opened by the first renewal with what becomes `token`.
+    async fn stream(&self, link: &Link, members: &Members, token: &mut u64) -> End {
+        let patience = members.attempt_timeout();
+        let mut stream: Option<Open> = None;
+        loop {
+            let (next, overdue) = (self.next(), self.oldest_asked().map(|(_, asked)| asked + patience));
+            let done = tokio::select! {
+                answer = message(&mut stream) => self.answered(answer, link, members),
+                lease = due(next) => self.renew(lease, &mut stream, link, members, token).await,
                 () = at(overdue) => {
-                    return Error::unavailable(format!("{} did not renew a lease within {patience:?}", link.address));
+                    let text = format!("{} did not renew a lease within {patience:?}", link.address);
+                    Err(End::Failed(Error::unavailable(text)))
                 }
-                () = self.changed.notified() => {}
+                () = self.changed.notified() => Ok(()),
+            };
+            if let Err(end) = done {
+                return end;
             }
         }
     }
@@ -105,17 +130,25 @@ impl Keeper {
     async fn renew(
         &self,
         lease: i64,
-        stream: &mut Option<(LeaseKeeper, LeaseKeepAliveStream)>,
+        stream: &mut Option<Open>,
         link: &Link,
-        patience: Duration,
-    ) -> Result<(), Error> {
-        let sent = Instant::now();
+        members: &Members,
+        token: &mut u64,
+    ) -> Result<(), End> {
+        let patience = members.attempt_timeout();
+        let context = || format!("renewing lease {lease:x} at {}", link.address);
+        let silent = |_elapsed| End::Failed(Error::unavailable(context()));
+        if stream.is_none() {
+            // Also the first login may be refused: the stream waits then.
+            *token = members.token(link).await.map_err(|error| match error.kind() {
+                ErrorKind::Denied => End::Token,
+                _ => End::Failed(error),
+            })?;
+        }
         match self.lock().get_mut(&lease) {
-            Some(kept) => kept.asked = Some(sent),
+            Some(kept) => kept.asked = Some(Instant::now()),
             None => return Ok(()),
         }
-        let context = || format!("renewing lease {lease:x} at {}", link.address);
-        let silent = |_elapsed| Error::unavailable(context());
         let Some((keeper, _)) = stream else {
             // The first renewal opens the stream and is answered with it.
             let mut client = link.lease.clone();
@@ -123,18 +156,17 @@ impl Keeper {
             match opened {
                 Ok(open) => {
                     *stream = Some(open);
+                    members.proved(*token);
                     self.alive(lease, None);
                 }
-                Err(etcd_client::Error::LeaseKeepAliveError(_)) => self.gone(lease),
-                Err(cause) => return Err(errors::of(context(), cause)),
+                Err(etcd_client::Error::LeaseKeepAliveError(_)) => self.gone(lease, Life::Gone),
+                Err(cause) => return Err(self.refused(cause, context(), members)),
             }
             return Ok(());
         };
         keeper.id = lease;
-        time::timeout(patience, keeper.keep_alive())
-            .await
-            .map_err(silent)?
-            .map_err(|e| errors::of(context(), e))
+        let sent = time::timeout(patience, keeper.keep_alive()).await.map_err(silent)?;
+        sent.map_err(|e| End::Failed(errors::of(context(), e)))
     }
 
     fn answered(
@@ -142,17 +174,32 @@ impl Keeper {
         answer: Result<Option<LeaseKeepAliveResponse>, etcd_client::Error>,
         link: &Link,
         members: &Members,
-    ) -> Result<(), Error> {
+    ) -> Result<(), End> {
         let context = || format!("keeping leases at {}", link.address);
         let answer = answer
-            .map_err(|e| errors::of(context(), e))?
-            .ok_or_else(|| Error::unavailable(format!("{}: the stream ended", context())))?;
-        members.check(answer.header())?;
+            .map_err(|cause| self.refused(cause, context(), members))?
+            .ok_or_else(|| End::Failed(Error::unavailable(format!("{}: the stream ended", context()))))?;
+        members.check(answer.header()).map_err(End::Failed)?;
         match u64::try_from(answer.ttl()) {
             Ok(seconds @ 1..) => self.alive(answer.id(), Some(Duration::from_secs(seconds))),
-            _ => self.gone(answer.id()),
+            _ => self.gone(answer.id(), Life::Gone),
         }
         Ok(())
+    }
+
+    /// What the end of a stream means. etcd answers in the order of the asking: it was the oldest renewal
+    /// that was not permitted.
+    fn refused(&self, cause: etcd_client::Error, context: String, members: &Members) -> End {
+        if members.is_mended_by_login(&cause) {
+            return End::Token;
+        }
+        if errors::is_not_permitted(&cause)
+            && let Some((lease, _)) = self.oldest_asked()
+        {
+            self.gone(lease, Life::Denied);
+            return End::Denied;
+        }
+        End::Failed(errors::of(context, cause))
     }
 
     fn alive(&self, lease: i64, granted: Option<Duration>) {
@@ -163,15 +210,15 @@ impl Keeper {
                     *life = Life::Alive { since, ttl: granted.unwrap_or(*ttl) };
                     true
                 }
-                Life::Gone => false,
+                Life::Gone | Life::Denied => false,
             });
         }
     }
 
-    fn gone(&self, lease: i64) {
+    fn gone(&self, lease: i64, how: Life) {
         if let Some(kept) = self.lock().get_mut(&lease) {
             kept.asked = None;
-            kept.life.send_replace(Life::Gone);
+            kept.life.send_replace(how);
         }
     }
 
@@ -182,13 +229,15 @@ impl Keeper {
         waiting
             .filter_map(|(lease, kept)| match *kept.life.borrow() {
                 Life::Alive { since, ttl } => Some((*lease, since + ttl / 3)),
-                Life::Gone => None,
+                Life::Gone | Life::Denied => None,
             })
             .min_by_key(|(_, due)| *due)
     }
 
-    fn oldest_asked(&self) -> Option<Instant> {
-        self.lock().values().filter_map(|kept| kept.asked).min()
+    fn oldest_asked(&self) -> Option<(i64, Instant)> {
+        let leases = self.lock();
+        let asked = leases.iter().filter_map(|(lease, kept)| Some((*lease, kept.asked?)));
+        asked.min_by_key(|(_, asked)| *asked)
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<i64, Kept>> {
@@ -258,7 +307,7 @@ mod tests {
     async fn a_lease_that_is_gone_stays_gone_and_is_not_renewed() {
         let keeper = Arc::new(Keeper::default());
         let keep = keeper.keep(7, Instant::now(), TTL);
-        keeper.gone(7);
+        keeper.gone(7, Life::Gone);
         assert_eq!(*keep.watch().borrow(), Life::Gone);
         assert_eq!(keeper.next(), None);
         drop(keep);

@@ -28,6 +28,7 @@ use crate::{
     endpoints::Endpoints,
     errors,
     link::{Access, Link},
+    login::Login,
     random,
 };
 
@@ -35,6 +36,8 @@ use crate::{
 const STAGGER: Duration = Duration::from_millis(250);
 /// How often one request is sent again after a login: users may change again in between.
 const RENEWALS: usize = 2;
+/// Between two looks at a password file while etcd refuses us.
+const GLANCE: Duration = Duration::from_secs(1);
 
 /// An answer that tells which cluster gave it, and at which revision.
 pub(crate) trait Headed {
@@ -225,11 +228,11 @@ impl Members {
 
     /// Whether another login mends it. Without one of ours, our certificate says who we are: then only the
     /// users have changed in between, and asking again is enough.
-    fn is_mended_by_login(&self, cause: &etcd_client::Error) -> bool {
+    pub(crate) fn is_mended_by_login(&self, cause: &etcd_client::Error) -> bool {
         errors::is_token_refused(cause) && (self.access.login().is_some() || !errors::is_nobody(cause))
     }
 
-    /// Whether a watch was refused for what another login mends.
+    /// Whether a stream or a watch was refused for what another login mends.
     pub(crate) fn is_login_behind(&self, reason: &str) -> bool {
         self.access.login().is_some() && errors::is_reason_token(reason)
     }
@@ -252,6 +255,22 @@ impl Members {
                 link.suspect();
             }
         })
+    }
+
+    /// The same, however long etcd refuses us: looks every second whether there is another password, and asks
+    /// etcd no more often than it may be asked.
+    pub(crate) async fn admitted(&self, link: &Link, token: u64) -> Result<(), Error> {
+        loop {
+            match self.renew(link, token).await {
+                Err(error) if error.kind() == ErrorKind::Denied => time::sleep(GLANCE).await,
+                outcome => return outcome,
+            }
+        }
+    }
+
+    /// Which token is sent now.
+    pub(crate) fn token_number(&self) -> u64 {
+        self.access.login().map_or(0, Login::number)
     }
 
     /// This token, or a later one, was taken.

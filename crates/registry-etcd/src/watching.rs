@@ -221,5 +221,5 @@ impl Stream<'_> {
 
 fn refused(reason: &str, link: &Link) -> Error {
     let kind = if reason.is_empty() { ErrorKind::Unavailable } else { ErrorKind::Denied };
-    Error::new(kind, format!("{} cancelled a watch", link.address)).with_source(reason)
+    Error::new(kind, format!("{} cancelled a watch", link.address)).with_source(errors::explained(reason))
 }
