@@ -3,14 +3,14 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use etcd_client::{Client, GetOptions, KeyValue, PutOptions};
+use etcd_client::{Client, ConnectOptions, GetOptions, KeyValue, PutOptions};
 use meshwork_core::{
-    Backend, Discovery, Instance, InstanceId, Native, Parts, Query, Registration, Registry, ServiceName,
-    Snapshot, Watch, encode,
+    Backend, Catalog, Discovery, ErrorChain, ErrorKind, Instance, InstanceId, Native, Parts, Query,
+    Registration, Registry, ServiceName, Snapshot, Watch, encode,
 };
 use meshwork_registry_etcd::Etcd;
 use meshwork_testkit::{
-    etcd,
+    etcd::{self, Tokens},
     truth::{eventually, view_equals},
 };
 
@@ -20,6 +20,9 @@ pub(super) const TTL: Duration = Duration::from_secs(2);
 pub(super) const SOON: Duration = Duration::from_secs(2);
 /// For what has no limit of its own: never what a test is about.
 pub(super) const LONG: Duration = Duration::from_secs(20);
+/// Who may do everything under the prefix.
+pub(super) const USER: &str = "orders";
+pub(super) const PASSWORD: &str = "correct horse";
 
 /// One real server and a client that sees it directly.
 pub(super) struct Bench {
@@ -30,8 +33,26 @@ pub(super) struct Bench {
 impl Bench {
     pub(super) async fn start() -> Self {
         let etcd = etcd::Etcd::single().start().await.unwrap();
+        Self::of(etcd).await
+    }
+
+    /// A server that asks who one is, with one user who may do everything under the prefix. The plain
+    /// client is root.
+    pub(super) async fn with_users(tokens: Tokens) -> Self {
+        let etcd = etcd::Etcd::single().users(tokens).start().await.unwrap();
+        etcd.make_user(USER, PASSWORD, "/meshwork/").await.unwrap();
+        let raw = Raw::as_root(&etcd.endpoints()).await;
+        Self { etcd, raw }
+    }
+
+    pub(super) async fn of(etcd: etcd::Etcd) -> Self {
         let raw = Raw::connect(&etcd.endpoints()).await;
         Self { etcd, raw }
+    }
+
+    /// Another user, who changes the revision of all users.
+    pub(super) async fn etcdctl_user(&self, name: &str) {
+        self.etcd.etcdctl(["user", "add", &format!("{name}:x")]).await.unwrap();
     }
 
     /// The registry over the server itself.
@@ -49,12 +70,13 @@ pub(super) fn backend<E: Into<String>>(endpoints: impl IntoIterator<Item = E>) -
 pub(super) struct Opened {
     registry: Arc<dyn Registry>,
     discovery: Arc<dyn Discovery>,
+    pub(super) catalog: Arc<dyn Catalog>,
 }
 
 impl Opened {
     pub(super) fn new(etcd: Etcd) -> Self {
-        let Parts { registry, discovery, .. } = etcd.open().unwrap();
-        Self { registry: registry.unwrap(), discovery: discovery.unwrap() }
+        let Parts { registry, discovery, catalog, .. } = etcd.open().unwrap();
+        Self { registry: registry.unwrap(), discovery: discovery.unwrap(), catalog: catalog.unwrap() }
     }
 
     pub(super) fn watch(&self, service: &str) -> Watch {
@@ -125,6 +147,16 @@ pub(super) async fn until(watch: &Watch, limit: Duration, what: &str, check: imp
     eventually(limit, what, || async { check(&watch.latest()) }).await.unwrap();
 }
 
+/// Waits until the view says this kind of error, and gives all of it as one line.
+pub(super) async fn told(watch: &Watch, limit: Duration, kind: ErrorKind) -> String {
+    let is_it = |view: &Snapshot| view.staleness().cause().is_some_and(|cause| cause.kind() == kind);
+    let what = format!("the view says {kind:?}");
+    if let Err(e) = eventually(limit, &what, || async { is_it(&watch.latest()) }).await {
+        panic!("{e}: {:?}", watch.latest().staleness());
+    }
+    ErrorChain(&**watch.latest().staleness().cause().unwrap()).to_string()
+}
+
 /// A plain client.
 #[derive(Clone)]
 pub(super) struct Raw(Client);
@@ -132,6 +164,11 @@ pub(super) struct Raw(Client);
 impl Raw {
     pub(super) async fn connect(endpoints: &[String]) -> Self {
         Self(Client::connect(endpoints, None).await.unwrap())
+    }
+
+    pub(super) async fn as_root(endpoints: &[String]) -> Self {
+        let options = ConnectOptions::new().with_user("root", "root").with_auto_token_refresh(true);
+        Self(Client::connect(endpoints, Some(options)).await.unwrap())
     }
 
     pub(super) fn client(&self) -> Client {

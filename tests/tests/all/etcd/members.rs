@@ -6,6 +6,7 @@ use meshwork_core::decode;
 use meshwork_testkit::{
     etcd::Etcd,
     proxy::{FaultProxy, Toward},
+    truth::eventually,
 };
 use tokio::time::Instant;
 
@@ -95,4 +96,43 @@ async fn members_that_are_advertised_are_used_when_asked_for() {
     let other = super::bench::named("user", "other", 81);
     raw.put_instance(&other).await;
     shows(&watch, [registration.id().as_str(), "other"], LONG).await;
+}
+
+#[tokio::test]
+async fn endpoints_may_be_replaced_one_by_one_or_all_at_once_and_nothing_is_lost() {
+    let etcd = Etcd::cluster(3).start().await.unwrap();
+    let raw = Raw::connect(&etcd.endpoints()).await;
+    let (mut old, mut new) = (Vec::new(), Vec::new());
+    for member in etcd.members() {
+        old.push(FaultProxy::start(member.addr()).await.unwrap());
+        new.push(FaultProxy::start(member.addr()).await.unwrap());
+    }
+    let backend = backend(old.iter().map(FaultProxy::url)).with_lease_ttl(Duration::from_secs(6));
+    let (endpoints, opened) = (backend.endpoints(), Opened::new(backend));
+    let registration = opened.announce(instance("user", 80)).await;
+    let key = key_of("user", registration.id().as_str());
+    let watch = opened.watch("user");
+    shows(&watch, [registration.id().as_str()], LONG).await;
+    let (lease, found) = (raw.lease_of(&key).await, raw.get(&key).await.unwrap().create_revision());
+    assert!(endpoints.replace(["nowhere"]).is_err());
+    let begun = Instant::now();
+    endpoints.replace(new.iter().map(FaultProxy::url)).unwrap();
+    for proxy in &old {
+        eventually(CALL, "the old address is left", || async { proxy.traffic().open == 0 }).await.unwrap();
+        proxy.refuse().await.unwrap();
+    }
+    registration.update(|instance| instance.weight = 7);
+    until(&watch, LONG, "the change is seen", |view| view.value()[0].weight == 7).await;
+    println!("moved in {:?}", begun.elapsed());
+    assert!(watch.latest().staleness().is_fresh());
+    // The one in use stays while it is among them.
+    let dials = |proxies: &[FaultProxy]| proxies.iter().map(|proxy| proxy.traffic().connections).sum::<u64>();
+    let used = new.iter().find(|proxy| proxy.traffic().open > 0).unwrap();
+    let before = dials(&new);
+    endpoints.replace([used.url()]).unwrap();
+    registration.update(|instance| instance.weight = 8);
+    until(&watch, LONG, "the change is seen", |view| view.value()[0].weight == 8).await;
+    assert_eq!(dials(&new), before);
+    let now = raw.get(&key).await.unwrap();
+    assert_eq!((Some(now.lease()), now.create_revision()), (lease, found), "the record was never absent");
 }

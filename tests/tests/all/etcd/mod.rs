@@ -7,3 +7,6 @@ mod fresh;
 mod leaving;
 mod members;
 mod records;
+mod security;
+mod sharing;
+mod tokens;
