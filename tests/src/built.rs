@@ -25,13 +25,27 @@ pub fn executable(ours: &Path, package: &str, name: &str) -> Result<PathBuf> {
 /// # Errors
 /// When cargo fails; the error has what it said.
 pub fn executable_without_features(ours: &Path, package: &str, name: &str) -> Result<PathBuf> {
+    build(ours, name, &["--package", package])
+}
+
+/// The executable `name`, built now with all features of the workspace, as `cargo xtask test` has built all of it.
+///
+/// # Errors
+/// When cargo fails; the error has what it said.
+pub fn executable_with_all_features(ours: &Path, name: &str) -> Result<PathBuf> {
+    build(ours, name, &["--workspace", "--all-features"])
+}
+
+fn build(ours: &Path, name: &str, selection: &[&str]) -> Result<PathBuf> {
     let profile = profile(ours)?;
     let target = profile.parent().ok_or("profile lies in no target directory")?;
     let _alone = BUILDING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../Cargo.toml");
     let mut cargo = Command::new(env!("CARGO"));
     cargo
-        .args(["build", "--quiet", "--package", package, "--bin", name, "--manifest-path"])
+        .args(["build", "--quiet", "--bin", name])
+        .args(selection)
+        .arg("--manifest-path")
         .arg(&manifest)
         .arg("--target-dir")
         .arg(target);

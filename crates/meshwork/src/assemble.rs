@@ -7,8 +7,8 @@ use std::{collections::BTreeMap, sync::Arc};
 use meshwork_config::{Config, ConfigError, RegistryTable};
 use meshwork_core::{Backend, Discovery, Error, ErrorChain, ErrorKind, Parts};
 use meshwork_registry::{
-    Dual, DualConfig, Fixed, FixedConfig, Local, LocalConfig, Memory, MemoryConfig, Split, SplitConfig,
-    Target, TargetScheme,
+    Dual, DualConfig, DualStats, Fixed, FixedConfig, Local, LocalConfig, Memory, MemoryConfig, Split,
+    SplitConfig, Target, TargetScheme,
 };
 #[cfg(feature = "consul")]
 use meshwork_registry_consul::{Consul, ConsulConfig};
@@ -36,6 +36,8 @@ const BEHIND_FEATURES: &[&str] = &["etcd", "consul"];
 pub(crate) struct Opened {
     pub(crate) parts: Parts,
     pub(crate) live: Vec<Arc<dyn LivePart>>,
+    /// What each dual counts, by the name of its table.
+    pub(crate) duals: BTreeMap<Box<str>, Arc<DualStats>>,
 }
 
 /// A table as its backend reads it.
@@ -67,12 +69,13 @@ pub(crate) fn read(config: &Config) -> Result<(), RunError> {
 /// What is wrong in the configuration, or what this build lacks.
 pub(crate) fn used(config: &Config, env: &str) -> Result<Opened, RunError> {
     read(config)?;
-    let mut opening = Opening { config, env, opened: BTreeMap::new(), live: Vec::new() };
+    let mut opening =
+        Opening { config, env, opened: BTreeMap::new(), live: Vec::new(), duals: BTreeMap::new() };
     let parts = match config.registry().used()? {
         None => Parts::new("none"),
         Some(table) => opening.table(&table)?,
     };
-    Ok(Opened { parts, live: opening.live })
+    Ok(Opened { parts, live: opening.live, duals: opening.duals })
 }
 
 fn settings(table: &RegistryTable) -> Result<Settings, RunError> {
@@ -111,6 +114,7 @@ struct Opening<'a> {
     env: &'a str,
     opened: BTreeMap<String, Parts>,
     live: Vec<Arc<dyn LivePart>>,
+    duals: BTreeMap<Box<str>, Arc<DualStats>>,
 }
 
 impl Opening<'_> {
@@ -129,6 +133,7 @@ impl Opening<'_> {
                 let (primary, secondary) = (self.member(&config.primary)?, self.member(&config.secondary)?);
                 let dual = Dual::with_config(primary, secondary, &config);
                 self.live.push(live::dual(table, dual.steering()));
+                self.duals.insert(table.name().into(), Arc::clone(dual.stats()));
                 Box::new(dual)
             }
             Settings::Split(config) => {

@@ -8,6 +8,7 @@ use std::{
 
 use meshwork_client::Channel;
 use meshwork_core::{Error, Instance, Phase, Registration, RegistrationState};
+use meshwork_registry::DualStats;
 use meshwork_server::Health;
 use tokio::{sync::Notify, task};
 use tokio_util::sync::CancellationToken;
@@ -205,6 +206,13 @@ impl Handle {
     /// The record as it is announced, or will be; `None` before the listeners are bound and after it left.
     pub fn instance(&self) -> Option<Arc<Instance>> {
         self.shared.instance()
+    }
+
+    /// How the sides of a dual registry stand: what is announced on each, what each shows, where they disagree.
+    /// `table` is its name in `[registry]`; `None` when nothing leads there. A dual made in code has its own
+    /// [`stats`](crate::Dual::stats).
+    pub fn dual(&self, table: &str) -> Option<Arc<DualStats>> {
+        self.shared.lazy.wired()?.duals.get(table).map(Arc::clone)
     }
 
     /// How the registration stands; `None` before and after it, and where nothing is announced.

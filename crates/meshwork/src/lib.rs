@@ -53,9 +53,9 @@ pub use meshwork_client::{CallError, CallOptions, Channel, OptionsExt};
 pub use meshwork_config as config;
 pub use meshwork_core::{
     BoxError, Build, Context, Endpoint, Error, ErrorChain, ErrorKind, Instance, InstanceId, Phase, Priority,
-    ServiceName, Staleness, View, Watch, build_info,
+    RegistrationState, ServiceName, Staleness, View, Watch, build_info,
 };
-pub use meshwork_registry::{Dual, Fixed, Local, Memory, Split};
+pub use meshwork_registry::{Dual, DualStats, Fixed, Local, Memory, Split};
 #[cfg(feature = "consul")]
 pub use meshwork_registry_consul::Consul;
 #[cfg(feature = "etcd")]

@@ -1,6 +1,7 @@
 //! Everything an app is wired to, made once from configuration and code at the first use.
 
 use std::{
+    collections::BTreeMap,
     env,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
@@ -8,6 +9,7 @@ use std::{
 
 use meshwork_config::Config;
 use meshwork_core::{Backend, Build, Error, Parts, ServiceName};
+use meshwork_registry::DualStats;
 
 use crate::{
     RunError, assemble,
@@ -34,6 +36,7 @@ pub(crate) struct Wiring {
     pub(crate) parts: Parts,
     pub(crate) channels: Channels,
     pub(crate) live: Live,
+    pub(crate) duals: BTreeMap<Box<str>, Arc<DualStats>>,
     /// Whether the code gave the registry, so that `[registry] use` is not asked.
     given: bool,
 }
@@ -123,19 +126,19 @@ fn wire(setup: Setup) -> Result<Wiring, RunError> {
     let service = service_name(&config)?;
     let given = setup.backend.is_some();
     let live = Live::new(config.clone());
-    let parts = match setup.backend {
+    let (parts, duals) = match setup.backend {
         Some(backend) => {
             assemble::read(&config)?;
-            backend.open()?
+            (backend.open()?, BTreeMap::new())
         }
         None => {
             let opened = assemble::used(&config, &env)?;
             opened.live.into_iter().for_each(|part| live.follow(part));
-            opened.parts
+            (opened.parts, opened.duals)
         }
     };
     let channels = Channels::new(&config, &env, &parts);
-    Ok(Wiring { config, env, service, build: setup.build, parts, channels, live, given })
+    Ok(Wiring { config, env, service, build: setup.build, parts, channels, live, duals, given })
 }
 
 /// `[service] name`, else the executable's name.

@@ -7,6 +7,8 @@ use std::{
 };
 
 use meshwork_testkit::{
+    consul::Consul,
+    etcd::Etcd,
     ports::Port,
     process::{Process, Program},
     truth::eventually,
@@ -27,6 +29,30 @@ fn actor() -> &'static Path {
 async fn executable(package: &'static str, name: &'static str) -> PathBuf {
     let built = tokio::task::spawn_blocking(move || built::executable(actor(), package, name));
     built.await.unwrap().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_quickstart_loses_nothing_over_etcd_and_consul_at_once() {
+    let _alone = QUICKSTART.lock().await;
+    let build = || built::executable_with_all_features(actor(), "quickstart");
+    let path = tokio::task::spawn_blocking(build).await.unwrap().unwrap();
+    let (etcd, consul) = tokio::join!(Etcd::single().start(), Consul::dev().start());
+    let (etcd, consul) = (etcd.unwrap(), consul.unwrap());
+    let registry = format!("dual=etcd={},consul={}", etcd.endpoints()[0], consul.url());
+    let process = Program::new(path).args(["--for", "8", "--registry", &registry]).start().unwrap();
+    let status = process.ended(LIMIT).await.unwrap();
+    let said = process.stdout().join("\n");
+    assert_eq!(status.code(), Some(0), "{said}\n{}", process.stderr().join("\n"));
+    let sides =
+        format!("registry: etcd {} (primary) and consul {} (secondary)", etcd.endpoints()[0], consul.url());
+    assert!(said.contains(&sides), "{said}");
+    let figures = said.lines().rfind(|line| line.starts_with("calls ")).expect("a line of figures");
+    assert!(figures.contains("  failed 0  gone after "), "{figures}");
+    // Whoever stopped has left both sides. (The one that was killed is in Consul until it is reaped.)
+    let left = etcd.etcdctl(["get", "--prefix", "/meshwork/dev/instances/", "--keys-only"]).await.unwrap();
+    assert!(!left.contains("greeter"), "{left}");
+    let left = consul.first().must("GET", "/v1/agent/services", "").await.unwrap();
+    assert!(left.matches("\"Service\":\"greeter\"").count() <= 1, "{left}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -64,6 +64,11 @@ impl Caller {
         let app = App::new().with_environment(ENVIRONMENT).with_config(format!(
             "[service]\nname = \"scenario\"\n[registry]\n{registry}\n[client.{SERVICE}]\ntimeout = {timeout:?}\n"
         ));
+        Self::of(app)
+    }
+
+    /// The calling side of this app, which need not serve.
+    pub(crate) fn of(app: App) -> Self {
         let channel = app.channel(SERVICE);
         Self { channel, app: Arc::new(Mutex::new(Some(app))), answers: Arc::default() }
     }

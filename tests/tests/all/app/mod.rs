@@ -5,6 +5,7 @@ mod calls;
 mod exits;
 mod lifecycle;
 mod mistakes;
+mod registries;
 mod registry_away;
 mod reload;
 mod rig;
