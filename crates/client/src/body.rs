@@ -4,7 +4,6 @@ use std::{
     fmt,
     future::Future,
     pin::Pin,
-    sync::Arc,
     task::{Context, Poll},
 };
 
@@ -67,7 +66,8 @@ impl Body {
         until: Option<Until>,
     ) -> Self {
         let mut open = Open { incoming, flight: Some(flight), verdict, until };
-        if http_body::Body::is_end_stream(&open.incoming) {
+        // A gRPC answer that ends with its head and tells no status is an error, and read as one.
+        if http_body::Body::is_end_stream(&open.incoming) && !open.is_broken() {
             open.ended();
         }
         Self(Some(open))
@@ -78,13 +78,13 @@ impl Open {
     /// The body was read to its end.
     fn ended(&mut self) {
         if let Some(flight) = self.flight.take() {
-            let verdict = self.verdict.unwrap_or(match flight.kind() {
-                // A gRPC answer without trailers is broken.
-                Kind::Grpc => Outcome::Failure,
-                Kind::Http => Outcome::Success,
-            });
-            flight.finish(verdict, true);
+            flight.finish(self.verdict.unwrap_or(Outcome::Success), true);
         }
+    }
+
+    /// Whether its end would tell nobody what happened: a gRPC answer without a status.
+    fn is_broken(&self) -> bool {
+        self.verdict.is_none() && self.flight.as_ref().is_some_and(|flight| flight.kind() == Kind::Grpc)
     }
 
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, CallError>>> {
@@ -95,30 +95,31 @@ impl Open {
         Poll::Ready(match frame {
             Some(Ok(frame)) => {
                 if let (Some(trailers), None) = (frame.trailers_ref(), self.verdict) {
-                    self.verdict = Some(verdict::of_trailers(trailers));
+                    self.verdict = verdict::of_trailers(trailers);
+                    if self.is_broken() {
+                        return Poll::Ready(Some(Err(self.failed(Failure::without_status()))));
+                    }
                     self.ended();
-                } else if http_body::Body::is_end_stream(&self.incoming) {
+                } else if http_body::Body::is_end_stream(&self.incoming) && !self.is_broken() {
                     self.ended();
                 }
                 Some(Ok(frame))
             }
-            Some(Err(error)) => {
-                let failure = Failure::body(error);
-                let shared = self.flight.as_ref().map(|flight| Arc::clone(flight.shared()));
-                if let Some(flight) = self.flight.take() {
-                    flight.fail(&failure);
-                }
-                let error = failure.into_error();
-                Some(Err(match shared {
-                    Some(shared) => error.with_service(&shared.service),
-                    None => error,
-                }))
-            }
+            Some(Err(error)) => Some(Err(self.failed(Failure::body(error)))),
+            None if self.is_broken() => Some(Err(self.failed(Failure::without_status()))),
             None => {
                 self.ended();
                 None
             }
         })
+    }
+
+    /// Ends the attempt by its failure.
+    fn failed(&mut self, failure: Failure) -> CallError {
+        let Some(flight) = self.flight.take() else { return failure.into_error() };
+        let (service, attempt) = (flight.shared().service.clone(), flight.attempt(&failure));
+        flight.fail(&failure);
+        failure.into_error().with_service(&service).with_attempts(vec![attempt])
     }
 
     fn poll_until(&mut self, cx: &mut Context<'_>) -> Poll<Result<Frame<Bytes>, CallError>> {
@@ -149,7 +150,7 @@ impl http_body::Body for Body {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.0.as_ref().is_none_or(|open| http_body::Body::is_end_stream(&open.incoming))
+        self.0.as_ref().is_none_or(|open| !open.is_broken() && http_body::Body::is_end_stream(&open.incoming))
     }
 
     fn size_hint(&self) -> SizeHint {

@@ -11,7 +11,7 @@ use meshwork_balance::{Hint, Member, NodeKey, Outcome, Pick, Picked, Reason};
 use tokio::time::{self, Instant};
 
 use crate::{
-    Attempt, CallError, CallErrorKind, CallOptions,
+    Attempt, CallError, CallErrorKind, CallOptions, Funnel,
     clock::random,
     deadline::Deadline,
     flight::{Flight, Unusable, link_of},
@@ -35,6 +35,27 @@ pub(crate) struct Wish<'a> {
     pub(crate) avoid: &'a [NodeKey],
     /// Nodes that are no choice at all.
     pub(crate) refuse: &'a [NodeKey],
+}
+
+impl Wish<'_> {
+    /// Whether a member is what the call asks for.
+    fn is_for(&self, member: &Member) -> bool {
+        let node = member.node();
+        match (&self.options.instance, self.options.addr) {
+            (Some(id), _) => member.instance().id == *id || link_of(node).identity().as_ref() == Some(id),
+            (None, Some(addr)) => node.key().has_addr(addr),
+            (None, None) => true,
+        }
+    }
+
+    /// Whether a member may take the call.
+    fn is_choice(&self, member: &Member) -> bool {
+        member.takes_calls() && !self.refuse.contains(member.node().key()) && self.is_for(member)
+    }
+
+    fn funnel(&self, store: &Store) -> Funnel {
+        Funnel::of(store, |member| self.is_for(member))
+    }
 }
 
 /// What one look came to.
@@ -97,7 +118,7 @@ fn look(shared: &Arc<Shared>, wish: &Wish<'_>, now: Instant) -> Look {
         let ticket = match store.picker.pick(&mut pick) {
             Picked::Take(_, ticket) => ticket,
             Picked::Wait => return Look::Wait,
-            Picked::Nothing(reason) => return Look::Nothing(nothing(reason, wish)),
+            Picked::Nothing(reason) => return Look::Nothing(nothing(reason, &store, wish)),
         };
         if wish.refuse.contains(ticket.node().key()) {
             ticket.finish(now, Outcome::Neutral);
@@ -106,13 +127,13 @@ fn look(shared: &Arc<Shared>, wish: &Wish<'_>, now: Instant) -> Look {
         match Flight::begin(shared, wish.kind, ticket, pinned) {
             Ok(flight) => return Look::Taken(flight),
             Err(Unusable::Gone) => {}
-            Err(Unusable::Another) => return Look::Nothing(nothing(Reason::NoSuchInstance, wish)),
+            Err(Unusable::Another) => return Look::Nothing(nothing(Reason::NoSuchInstance, &store, wish)),
         }
     }
     Look::Wait
 }
 
-fn nothing(reason: Reason, wish: &Wish<'_>) -> CallError {
+fn nothing(reason: Reason, store: &Store, wish: &Wish<'_>) -> CallError {
     let kind = match reason {
         Reason::AllEjected => CallErrorKind::Ejected,
         Reason::Overloaded => CallErrorKind::Overloaded,
@@ -123,12 +144,13 @@ fn nothing(reason: Reason, wish: &Wish<'_>) -> CallError {
         (None, Some(addr)) => Some(addr.to_string()),
         (None, None) => None,
     };
-    match (reason, pinned) {
+    let text = match (reason, pinned) {
         (Reason::NoSuchInstance, Some(pinned)) => {
-            CallError::new(kind, format!("`{pinned}`, which the call is pinned to, is not there"))
+            format!("`{pinned}`, which the call is pinned to, is not there").into()
         }
-        _ => CallError::new(kind, reason.to_string()),
-    }
+        _ => reason.to_string(),
+    };
+    CallError::new(kind, text).with_funnel(wish.funnel(store))
 }
 
 /// Waits for a member until the deadline, or until every node failed a dial since the wait began.
@@ -143,7 +165,7 @@ pub(crate) async fn wait(shared: &Arc<Shared>, wish: &Wish<'_>) -> Result<Flight
     let group = shared.group(wish.kind);
     let patient = wish.options.wait_for_ready == Some(true);
     let mut dials = Dials::default();
-    dials.look(&group.store.load(), wish.refuse);
+    dials.look(&group.store.load(), wish);
     loop {
         // The channel may have gone to rest just before the call came.
         shared.want(wish.kind);
@@ -154,8 +176,8 @@ pub(crate) async fn wait(shared: &Arc<Shared>, wish: &Wish<'_>) -> Result<Flight
             Look::Nothing(error) if !patient => return Err(error),
             Look::Wait | Look::Nothing(_) => {}
         }
-        if !patient && dials.look(&group.store.load(), wish.refuse) {
-            return Err(unconnected(group));
+        if !patient && dials.look(&group.store.load(), wish) {
+            return Err(unconnected(&group.store.load(), wish));
         }
         if shared.is_closed() {
             return Err(CallError::new(CallErrorKind::Transport, "the channel is closed"));
@@ -191,24 +213,27 @@ fn passed(shared: &Shared, wish: &Wish<'_>, group: &Group) -> CallError {
         return unknown(pending);
     }
     if store.members.is_empty() {
-        return CallError::new(CallErrorKind::NoInstance, Reason::Empty.to_string());
+        return nothing(Reason::Empty, &store, wish);
     }
     let what = if shared.peers.connected() == 0 { "connection" } else { "free connection" };
-    match wish.deadline.waiting() {
-        Some(bound) => bound.passed(what, wish.path, &shared.config).with_attempts(failures(&store)),
+    let error = match wish.deadline.waiting() {
+        Some(bound) => bound.passed(what, wish.path, &shared.config).with_attempts(failures(&store, wish)),
         None => CallError::new(CallErrorKind::Deadline, format!("no {what} in time")),
-    }
+    };
+    error.with_funnel(wish.funnel(&store))
 }
 
 /// Every node failed a dial.
-fn unconnected(group: &Group) -> CallError {
-    let attempts = failures(&group.store.load());
-    CallError::new(CallErrorKind::Connect, "no instance could be connected to").with_attempts(attempts)
+fn unconnected(store: &Store, wish: &Wish<'_>) -> CallError {
+    CallError::new(CallErrorKind::Connect, "no instance could be connected to")
+        .with_attempts(failures(store, wish))
+        .with_funnel(wish.funnel(store))
 }
 
-/// The last failed dial of each node, at most eight of them.
-fn failures(store: &Store) -> Vec<Attempt> {
-    store.members.iter().filter_map(|member| link_of(member.node()).last_failure()).take(8).collect()
+/// The last failed dial of each node that the call might have gone to, at most eight of them.
+fn failures(store: &Store, wish: &Wish<'_>) -> Vec<Attempt> {
+    let choices = store.members.iter().filter(|member| wish.is_choice(member));
+    choices.filter_map(|member| link_of(member.node()).last_failure()).take(8).collect()
 }
 
 /// Which nodes failed a dial since the wait began.
@@ -219,13 +244,10 @@ struct Dials {
 }
 
 impl Dials {
-    /// Looks at the nodes of the moment but those that are no choice; says whether each of them failed
-    /// since it was first seen.
-    fn look(&mut self, store: &Store, refuse: &[NodeKey]) -> bool {
-        let choices = || {
-            let members = store.members.iter().filter(|member| member.takes_calls());
-            members.map(Member::node).filter(|node| !refuse.contains(node.key()))
-        };
+    /// Looks at the nodes that the call might go to at the moment; says whether each of them failed since it
+    /// was first seen.
+    fn look(&mut self, store: &Store, wish: &Wish<'_>) -> bool {
+        let choices = || store.members.iter().filter(|member| wish.is_choice(member)).map(Member::node);
         if choices().any(|node| node.is_ready()) {
             return false;
         }

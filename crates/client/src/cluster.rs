@@ -130,7 +130,10 @@ impl Book {
 
     fn store(&self, kind: Kind, pending: Option<Pending>, members: Arc<[Member]>) {
         let picker = self.shared.config.policy.picker(Arc::clone(&members));
-        self.shared.group(kind).store.store(Arc::new(Store { pending, members, picker }));
+        let entries = &self.lists[kind as usize].entries;
+        let unusable = entries.iter().filter(|entry| entry.place.is_none()).count();
+        let store = Store { pending, members, picker, known: entries.len(), unusable };
+        self.shared.group(kind).store.store(Arc::new(store));
     }
 
     /// Brings the members in line with the view.

@@ -4,6 +4,8 @@ use std::{borrow::Cow, error, fmt, sync::Arc, time::Duration};
 
 use meshwork_core::{BoxError, Delivered, InstanceId, ServiceName, Verdict};
 
+use crate::Funnel;
+
 /// Why a call failed, in the one dimension that callers branch on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -130,6 +132,8 @@ struct Inner {
     delivered: Delivered,
     pushback: Option<Duration>,
     attempts: Vec<Attempt>,
+    /// Boxed: few errors have one.
+    funnel: Option<Box<Funnel>>,
     code: tonic::Code,
     cause: Option<Arc<dyn error::Error + Send + Sync>>,
     /// What generated clients find first in the chain; always made from the fields above.
@@ -148,6 +152,7 @@ impl CallError {
             delivered: Delivered::No,
             pushback: None,
             attempts: Vec::new(),
+            funnel: None,
             code,
             cause: None,
             status: tonic::Status::new(code, ""),
@@ -205,6 +210,16 @@ impl CallError {
         self
     }
 
+    pub(crate) fn with_funnel(mut self, funnel: Funnel) -> Self {
+        self.0.funnel = Some(Box::new(funnel));
+        self.restated()
+    }
+
+    /// Why no endpoint was found, where that is the error.
+    pub fn funnel(&self) -> Option<&Funnel> {
+        self.0.funnel.as_deref()
+    }
+
     /// What callers branch on.
     pub fn kind(&self) -> CallErrorKind {
         self.0.kind
@@ -254,6 +269,9 @@ impl fmt::Display for Headline<'_> {
         match &self.0.service {
             Some(service) => write!(f, "calling `{service}`: {}", self.0.text)?,
             None => f.write_str(&self.0.text)?,
+        }
+        if let Some(funnel) = &self.0.funnel {
+            write!(f, " ({funnel})")?;
         }
         if self.0.delivered == Delivered::Maybe {
             f.write_str(" (may have been delivered)")?;

@@ -147,6 +147,21 @@ impl Failure {
         failure
     }
 
+    /// The peer speaks another protocol from here on, though nobody asked it to.
+    pub(crate) fn switched() -> Self {
+        Self::maybe("it switched protocols unasked")
+    }
+
+    /// A gRPC answer that tells no status: no caller can know what happened.
+    pub(crate) fn without_status() -> Self {
+        Self {
+            phase: AttemptPhase::Body,
+            connection: After::Good,
+            grpc: Some(Code::Internal),
+            ..Self::maybe("it tells no grpc-status")
+        }
+    }
+
     /// As an error of a call.
     pub(crate) fn into_error(self) -> CallError {
         let text = match self.kind {

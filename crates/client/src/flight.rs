@@ -10,7 +10,7 @@ use meshwork_core::{Delivered, InstanceId, Seen};
 use tokio::time;
 
 use crate::{
-    CallError, CallErrorKind, Protocol, dial,
+    Attempt, CallError, CallErrorKind, Protocol, dial,
     failure::{After, Failure},
     http1::Place,
     http2::Http2,
@@ -97,6 +97,19 @@ impl Flight {
             Line::Http1(_) => None,
         }
         .unwrap_or_else(|| self.link().record().id.clone())
+    }
+
+    /// The attempt as it failed after the answer had begun.
+    pub(crate) fn attempt(&self, failure: &Failure) -> Attempt {
+        let begun = self.ticket.as_ref().map(Ticket::begun);
+        Attempt {
+            address: Arc::clone(self.link().target().address()),
+            instance: self.instance(),
+            phase: failure.phase,
+            code: failure.code.clone(),
+            elapsed: begun.map(|begun| self.shared.clock.now().since(begun)).unwrap_or_default(),
+            then: "no retry: the answer had begun",
+        }
     }
 
     /// Sends the request and waits for the head of the answer, opening a connection where none is idle.

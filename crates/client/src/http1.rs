@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use http::{HeaderMap, Request, Response, header};
+use http::{HeaderMap, Request, Response, StatusCode, header};
 use hyper::{body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
 use tokio::{
@@ -210,6 +210,7 @@ impl Place {
             return Err(Failure::connect(lost));
         };
         match connection.send.try_send_request(request).await {
+            Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => Err(Failure::switched()),
             Ok(response) => {
                 self.keep = kept_for(response.headers(), self.pool.keep);
                 Ok(response)

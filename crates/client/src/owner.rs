@@ -1,6 +1,7 @@
 //! The task that owns the connections of one node: dials, confirms, publishes, notices the end, dials again.
 
 use std::{
+    borrow::Cow,
     future::{Future, poll_fn},
     io,
     pin::pin,
@@ -98,7 +99,11 @@ async fn serve_http2(
         backoff.reset();
         return None;
     }
-    let short = CallError::new(CallErrorKind::Connect, "the connection ended at once");
+    let text = match error {
+        Some(error) => format!("the connection ended at once: {}", ErrorChain(&error)).into(),
+        None => Cow::Borrowed("the connection ended at once"),
+    };
+    let short = CallError::new(CallErrorKind::Connect, text);
     Some(failed(link, shared, short, begun, backoff))
 }
 

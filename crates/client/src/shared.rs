@@ -38,6 +38,9 @@ pub(crate) struct Store {
     pub(crate) pending: Option<Pending>,
     pub(crate) members: Arc<[Member]>,
     pub(crate) picker: Box<dyn Picker>,
+    /// Records in the view, and those without an endpoint that may be called.
+    pub(crate) known: usize,
+    pub(crate) unusable: usize,
 }
 
 /// Nothing was ever read.
@@ -91,6 +94,8 @@ impl Shared {
                 pending: Some(Pending { cause: None }),
                 members: Arc::new([]),
                 picker: config.policy.picker(Arc::new([])),
+                known: 0,
+                unusable: 0,
             }),
             changed: Notify::new(),
             freed: Notify::new(),

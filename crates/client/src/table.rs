@@ -1,11 +1,12 @@
-//! What people and tables read of a channel: its nodes with their state and figures, without any lock.
+//! What people and tables read of a channel: its nodes with their state and figures, without a lock that any
+//! call takes.
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use meshwork_core::{Instance, InstanceId, Staleness};
 
 use crate::{
-    ConnectionState,
+    Attempt, ConnectionState, Funnel,
     flight::link_of,
     shared::{Kind, Shared},
 };
@@ -38,12 +39,18 @@ pub struct NodeView {
     pub successes: u32,
     /// Failed calls of the last 10 s.
     pub failures: u32,
+    /// Failures since the last success.
+    pub consecutive_failures: u32,
     /// For how long it is still ejected; `None` when it is not.
     pub ejected_for: Option<Duration>,
+    /// How often it was ejected.
+    pub ejections: u32,
     /// How often it was connected after it was not.
     pub connects: u32,
     /// How often a dial failed.
     pub failed_dials: u64,
+    /// The last failed dial: when nothing is connected, the reason.
+    pub last_failure: Option<Attempt>,
 }
 
 /// A channel's view of its service at a moment.
@@ -54,6 +61,10 @@ pub struct ClusterView {
     pub staleness: Staleness,
     /// Grows with every change that the registry published.
     pub generation: u64,
+    /// Why gRPC calls find an endpoint or none; `None` before the first one.
+    pub grpc: Option<Funnel>,
+    /// The same of plain HTTP calls.
+    pub http: Option<Funnel>,
     /// The nodes, by instance id; gRPC and plain HTTP nodes of one instance are separate when they have
     /// separate endpoints. Empty before the first call: a channel is lazy.
     pub nodes: Vec<NodeView>,
@@ -85,12 +96,23 @@ pub(crate) fn view(shared: &Shared) -> ClusterView {
                 latency: stats.latency,
                 successes: stats.successes,
                 failures: stats.failures,
+                consecutive_failures: stats.consecutive_failures,
                 ejected_for: stats.ejected_for,
+                ejections: stats.ejections,
                 connects: stats.connects,
                 failed_dials: link.failures(),
+                last_failure: link.last_failure(),
             });
         }
     }
     nodes.sort_by(|a, b| a.instance.id.cmp(&b.instance.id));
-    ClusterView { staleness: snapshot.staleness().clone(), generation: snapshot.generation(), nodes }
+    let funnel =
+        |kind: Kind| shared.is_wanted(kind).then(|| Funnel::of(&shared.group(kind).store.load(), |_| true));
+    ClusterView {
+        staleness: snapshot.staleness().clone(),
+        generation: snapshot.generation(),
+        grpc: funnel(Kind::Grpc),
+        http: funnel(Kind::Http),
+        nodes,
+    }
 }

@@ -22,6 +22,8 @@ const RESOURCE_EXHAUSTED: u16 = 8;
 const INTERNAL: u16 = 13;
 const UNAVAILABLE: u16 = 14;
 const DATA_LOSS: u16 = 15;
+/// The last code there is: UNAUTHENTICATED.
+const LAST: u16 = 16;
 
 /// What the head of an answer says.
 pub(crate) enum Head {
@@ -103,9 +105,9 @@ fn of_refusal(word: &HeaderValue, answer: &HeaderMap) -> Head {
     }
 }
 
-/// Reads the trailers of a gRPC answer; absent ones are the node's failure.
-pub(crate) fn of_trailers(trailers: &HeaderMap) -> Outcome {
-    grpc_status(trailers).map_or(Outcome::Failure, of_code)
+/// Reads the trailers of a gRPC answer; `None` when they tell no status.
+pub(crate) fn of_trailers(trailers: &HeaderMap) -> Option<Outcome> {
+    grpc_status(trailers).map(of_code)
 }
 
 fn grpc_status(of: &HeaderMap) -> Option<u16> {
@@ -121,6 +123,8 @@ fn of_code(code: u16) -> Outcome {
         UNKNOWN | DEADLINE_EXCEEDED | INTERNAL | UNAVAILABLE | DATA_LOSS => Outcome::Failure,
         // Said of the caller or of a limit: nothing is learned of the node's speed either.
         CANCELLED | RESOURCE_EXHAUSTED => Outcome::Neutral,
+        // No code at all: callers read it as UNKNOWN.
+        code if code > LAST => Outcome::Failure,
         _ => Outcome::Success,
     }
 }
@@ -132,6 +136,8 @@ fn of_status(status: StatusCode) -> Outcome {
         | StatusCode::SERVICE_UNAVAILABLE
         | StatusCode::GATEWAY_TIMEOUT => Outcome::Failure,
         StatusCode::TOO_MANY_REQUESTS => Outcome::Neutral,
+        // Out of range counts as 5xx (RFC 9110, section 15).
+        status if status.as_u16() >= 600 => Outcome::Failure,
         _ => Outcome::Success,
     }
 }
@@ -174,6 +180,9 @@ mod tests {
             ("8", Outcome::Neutral),
             ("13", Outcome::Failure),
             ("14", Outcome::Failure),
+            ("17", Outcome::Failure),
+            ("99999999", Outcome::Failure),
+            ("-1", Outcome::Failure),
             ("nonsense", Outcome::Failure),
         ] {
             assert_eq!(
@@ -189,10 +198,11 @@ mod tests {
             (429, Outcome::Neutral),
             (500, Outcome::Failure),
             (503, Outcome::Failure),
+            (999, Outcome::Failure),
         ] {
             assert_eq!(verdict(Kind::Http, &answer(status, &[])).0, Some(expected), "{status}");
         }
-        assert_eq!(of_trailers(&HeaderMap::new()), Outcome::Failure);
+        assert_eq!(of_trailers(&HeaderMap::new()), None);
     }
 
     #[test]

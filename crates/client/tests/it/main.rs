@@ -6,6 +6,7 @@ mod calls;
 mod echo;
 mod faults;
 mod grpc;
+mod hostile;
 mod http1;
 mod identity;
 mod peer;

@@ -2,8 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
-use meshwork_client::{CallErrorKind, ConnectionState};
-use meshwork_core::{Error, Seen};
+use meshwork_client::{CallErrorKind, ConnectionState, Missing};
+use meshwork_core::{Error, Seen, Status};
 use tokio::time::{self, Instant};
 
 use crate::{
@@ -198,4 +198,54 @@ async fn several_addresses_of_an_instance_are_one_node_and_the_one_that_answers_
     let mut named = native("users-1", "http", peer.addr);
     named.endpoints = std::iter::once(format!("http://localhost:{port}").parse().unwrap()).collect();
     assert_eq!(text(Registry::of([named]).channel().get("/")).await.unwrap(), "users-1");
+}
+
+#[tokio::test]
+async fn an_error_counts_where_each_instance_was_stopped_and_the_view_says_the_same() {
+    let peer = Peer::native("users-1").await;
+    let mut unready = native("users-2", "http", peer.addr);
+    unready.status = Status::Unready;
+    let mut linked = native("users-3", "http", peer.addr);
+    linked.endpoints = vec!["http://169.254.1.1:80".parse().unwrap()];
+    let down = native("users-4", "http", refused().await);
+    let mut elsewhere = native("users-5", "http", peer.addr);
+    elsewhere.endpoints = vec!["http://127.0.0.2:1".parse().unwrap()];
+    let registry = Registry::of([unready.clone(), linked, down, elsewhere]);
+    let channel = registry.channel();
+    assert!(channel.cluster_view().http.is_none(), "nobody called");
+
+    let error = text(channel.get("/")).await.unwrap_err();
+    let funnel = *error.funnel().unwrap();
+    assert_eq!((error.kind(), funnel.missing()), (CallErrorKind::Connect, Missing::Connection));
+    let words = "(of 4 instances known: 1 not up, 1 without an endpoint that may be called, 2 not connected)";
+    assert!(error.to_string().contains(words), "{error}");
+    assert_eq!(channel.cluster_view().http, Some(funnel));
+    assert_eq!(channel.cluster_view().grpc, None);
+
+    let error = text(channel.to_instance("users-4").get("/")).await.unwrap_err();
+    assert!(error.to_string().contains("1 not asked for, 1 not connected"), "{error}");
+    assert_eq!(error.attempts().len(), 1, "only what it asked for: {error}");
+    let error = text(channel.to_instance("users-9").get("/")).await.unwrap_err();
+    assert_eq!((error.kind(), error.funnel().unwrap().filtered), (CallErrorKind::NoInstance, 2));
+
+    registry.set([unready]);
+    until("the set is taken over", || channel.nodes().len() == 1).await;
+    let error = text(channel.get("/")).await.unwrap_err();
+    assert_eq!(error.funnel().unwrap().missing(), Missing::Filter, "{error}");
+    registry.set([]);
+    until("the set is taken over", || channel.nodes().is_empty()).await;
+    let error = text(channel.get("/")).await.unwrap_err();
+    assert_eq!(error.funnel().unwrap().missing(), Missing::Registry, "{error}");
+}
+
+#[tokio::test]
+async fn a_call_pinned_to_an_instance_that_is_down_fails_soon_though_others_are_up() {
+    let peer = Peer::native("users-1").await;
+    let down = native("users-2", "http", refused().await);
+    let channel = Registry::of([native("users-1", "http", peer.addr), down]).channel();
+    text(channel.get("/")).await.unwrap();
+    let begun = Instant::now();
+    let error = text(channel.to_instance("users-2").get("/")).await.unwrap_err();
+    assert_eq!(error.kind(), CallErrorKind::Connect, "{error}");
+    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
 }
