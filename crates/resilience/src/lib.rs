@@ -1,7 +1,7 @@
 //! What a call does when it is slow, fails, or is one too many.
 //!
 //! Each room holds a pure step (time, randomness and what happened are arguments; no allocation) and a thin tower
-//! layer around it: [`deadline`], [`retry`] with its [`Budget`], [`hedge`]. The client's
+//! layer around it: [`deadline`], [`retry`] with its [`Budget`], [`hedge`], [`limit`]. The client's
 //! stack calls the steps, anybody's stack can use the layers. They know verdicts and never instances.
 #![deny(missing_docs)]
 
@@ -11,6 +11,7 @@ mod call;
 pub mod chance;
 pub mod deadline;
 pub mod hedge;
+pub mod limit;
 mod overload;
 mod pushback;
 pub mod retry;
