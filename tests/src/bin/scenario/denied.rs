@@ -17,7 +17,7 @@ use meshwork_testkit::{
     truth::eventually,
 };
 use meshwork_tests::{
-    Result,
+    Result, SERVICE,
     judge::{Judge, Length},
     residue::Residue,
 };
@@ -41,6 +41,8 @@ const ALARM: Duration = Duration::from_secs(5);
 const HEALED: Duration = Duration::from_secs(15);
 /// How often a view is looked at for instances that vanish.
 const LOOK: Duration = Duration::from_millis(2);
+/// More changes than a leader sends to a server that does not answer.
+const UNREAD: usize = 300;
 const WRITES: &str = r#"service_prefix "" { policy = "write" } node_prefix "" { policy = "read" }"#;
 const READS: &str = r#"service_prefix "" { policy = "read" } node_prefix "" { policy = "read" }"#;
 const READS_NO_SERVICE: &str = r#"node_prefix "" { policy = "read" }"#;
@@ -119,6 +121,10 @@ impl Stage<'_> {
         let late = (0..3).find(|n| *n != near && *n != leader).ok_or("there is no third server")?;
         let agent = |place: usize| &consul.agents()[place];
         agent(late).freeze().await?;
+        // Some of what the leader sends waits in its sockets; what comes after that does not.
+        for n in 0..UNREAD {
+            agent(near).must("PUT", &format!("/v1/kv/{n}"), "x").await?;
+        }
         let newcomer = self.fleet.provide(&agent(near).url(), PATIENT).await?;
         let id = self.fleet.providers[newcomer].id().to_owned();
         let ids = self.fleet.living();
@@ -133,8 +139,12 @@ impl Stage<'_> {
             }
         });
         self.meddler.redirect(agent(late).addr());
-        // The next question waits there already when the others go.
+        // The next question waits there already when the others go; a change makes it come at once.
         let before = self.meddler.asked().len();
+        let nudge = json!({ "Node": "nudge", "Address": "127.0.0.1",
+            "Service": { "ID": "nudge", "Service": SERVICE, "Address": "127.0.0.1", "Port": 1_000 },
+            "Check": { "CheckID": "nudge", "Name": "nudge", "Status": "critical", "ServiceID": "nudge" } });
+        agent(near).must("PUT", "/v1/catalog/register", &nudge.to_string()).await?;
         let asked = || async { self.meddler.asked()[before..].iter().any(|path| is_list(path)) };
         eventually(HEARD, "the server that is behind is asked", asked).await?;
         agent(near).freeze().await?;
@@ -149,6 +159,7 @@ impl Stage<'_> {
         self.is_fresh("after a server was behind").await;
         self.meddler.behave();
         self.meddler.redirect(agent(near).addr());
+        agent(near).must("PUT", "/v1/catalog/deregister", r#"{"Node":"nudge"}"#).await?;
         self.judge.told("older answers", older.load(Ordering::Relaxed));
         self.judge.count("older views", eye.close().await, 0);
         let stopped = self.fleet.providers[newcomer].stop(HEARD).await?;
@@ -260,7 +271,7 @@ fn is_list(path: &str) -> bool {
 fn registry(url: &str, token: &str) -> String {
     format!(
         "use = \"consul\"\n[registry.consul]\naddress = {url:?}\ntoken = {token:?}\nreads = \"stale\"\n\
-         wait = \"2s\"\nrequest_timeout = \"1s\"\n"
+         wait = \"2s\"\n"
     )
 }
 
