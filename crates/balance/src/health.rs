@@ -17,13 +17,23 @@ const CALM_NANOS: u64 = 10_000_000_000;
 impl Node {
     pub(crate) fn succeeded(&self, now: Now) {
         self.window.success(now);
-        if self.consecutive.load(Relaxed) != 0 {
+        let failures = u32::from(self.consecutive.load(Relaxed));
+        if failures != 0 {
             self.consecutive.store(0, Relaxed);
         }
         let state = self.state.load(Relaxed);
         if state & EJECTED != 0 {
             self.readmit(now);
-        } else if state & UNHEALTHY != 0 && !self.fails_too_often(now) {
+            return;
+        }
+        let is_well = state & UNHEALTHY != 0 && !self.fails_too_often(now);
+        let rule = self.peers().ejection().consecutive_failures;
+        // As after an ejection: else the one that had a place there would long be preferred to those that failed
+        // beside it.
+        if is_well || (rule > 0 && failures >= rule) {
+            self.latency.forgive(self.peers().median_nanos());
+        }
+        if is_well {
             self.shift(0, UNHEALTHY);
         }
     }

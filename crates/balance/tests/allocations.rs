@@ -5,10 +5,11 @@ use std::{
     sync::{Arc, atomic::AtomicU64, atomic::Ordering::Relaxed},
 };
 
-use meshwork_balance::{
-    Arrival, Hint, Member, Node, NodeKey, Now, Outcome, P2c, Peers, Pick, Picked, Policy, RoundRobin,
-};
+use meshwork_balance::{Arrival, Hint, Member, Node, NodeKey, Now, Outcome, Peers, Pick, Picked, SubsetId};
 use meshwork_core::{Instance, InstanceId, ServiceName};
+
+#[path = "policies/all.rs"]
+mod all;
 
 fn members(count: usize, clock: &Arc<AtomicU64>) -> Arc<[Member]> {
     let clock = Arc::clone(clock);
@@ -19,6 +20,8 @@ fn members(count: usize, clock: &Arc<AtomicU64>) -> Arc<[Member]> {
             let id = InstanceId::new(format!("users-{index:05}")).expect("an id");
             let mut instance = Instance::with_id(service.clone(), id);
             instance.weight = 100 + (index % 3) as u16;
+            instance.zone = ["a", "b"][index % 2].into();
+            instance.deployment = if index % 7 == 6 { "canary" } else { "" }.into();
             let key = NodeKey::new([format!("grpc://10.0.{}.{}:80", index / 250, index % 250 + 1)
                 .parse()
                 .expect("an endpoint")]);
@@ -31,7 +34,7 @@ fn members(count: usize, clock: &Arc<AtomicU64>) -> Arc<[Member]> {
 
 #[test]
 fn a_call_allocates_nothing_in_the_picker() {
-    for policy in [&P2c::default() as &dyn Policy, &RoundRobin::default()] {
+    for (name, policy) in all::all() {
         for count in [1, 3, 100, 2_000] {
             let clock = Arc::new(AtomicU64::new(1));
             let members = members(count, &clock);
@@ -44,12 +47,14 @@ fn a_call_allocates_nothing_in_the_picker() {
                 seed ^ (seed >> 29)
             };
             let counted = allocation_counter::measure(|| {
-                for call in 0..20_000u64 {
+                for call in 0..5_000u64 {
                     clock.fetch_add(1_000_000, Relaxed);
                     let now = Now::from_nanos(clock.load(Relaxed));
                     let mut pick = Pick::new(now, &mut random).avoid(&avoid);
-                    if call % 7 == 0 {
-                        pick = pick.hint(Hint::Instance(&pinned));
+                    match call % 7 {
+                        0 => pick = pick.hint(Hint::Instance(&pinned)),
+                        1..=3 => pick = pick.hint(Hint::Hash(call)).subset(Some(SubsetId::of("canary"))),
+                        _ => {}
                     }
                     match picker.pick(&mut pick) {
                         Picked::Take(member, mut ticket) => {
@@ -65,7 +70,7 @@ fn a_call_allocates_nothing_in_the_picker() {
                     }
                 }
             });
-            assert_eq!(counted.count_total, 0, "{count} nodes");
+            assert_eq!(counted.count_total, 0, "{name}, {count} nodes");
         }
     }
 }

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use meshwork_balance::{Rendezvous, RingAperture, Subsetting};
 use meshwork_core::{Instance, InstanceId, ServiceName, Status};
 
-pub(crate) fn instances(ids: impl IntoIterator<Item = usize>) -> Vec<Arc<Instance>> {
-    let service = ServiceName::new("users").unwrap();
-    let id = |index: usize| InstanceId::new(format!("users-{index:05}")).unwrap();
+fn instances(ids: impl IntoIterator<Item = usize>) -> Vec<Arc<Instance>> {
+    let service = ServiceName::new("users").expect("a name");
+    let id = |index: usize| InstanceId::new(format!("users-{index:05}")).expect("an id");
     ids.into_iter().map(|index| Arc::new(Instance::with_id(service.clone(), id(index)))).collect()
 }
 

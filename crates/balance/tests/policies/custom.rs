@@ -27,26 +27,8 @@ impl Picker for Halves {
     fn pick<'a>(&'a self, pick: &mut Pick<'_>) -> Picked<'a> {
         let half = self.pool.len() / 2;
         let call = self.calls.fetch_add(1, Relaxed);
-        let from = if call % 2 == 0 { 0 } else { half };
+        let from = if call.is_multiple_of(2) { 0 } else { half };
         self.pool.take(pick, (0..half).map(|step| from + (call / 2 + step) % half))
-    }
-}
-
-/// Any member by chance.
-pub(crate) struct ByChance;
-
-struct Drawn(Pool);
-
-impl Policy for ByChance {
-    fn picker(&self, members: Arc<[Member]>) -> Box<dyn Picker> {
-        Box::new(Drawn(Pool::new(members)))
-    }
-}
-
-impl Picker for Drawn {
-    fn pick<'a>(&'a self, pick: &mut Pick<'_>) -> Picked<'a> {
-        let bits = (pick.random)() >> 8;
-        self.0.take(pick, (!self.0.is_empty()).then(|| bits as usize % self.0.len()))
     }
 }
 

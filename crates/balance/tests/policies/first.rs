@@ -6,7 +6,7 @@ use crate::fleet::Fleet;
 
 fn endpoint(index: usize) -> meshwork_core::Endpoint {
     // Another scheme than the nodes have: the order is of hosts and ports.
-    format!("http://10.0.0.{}:80", index + 1).parse().unwrap()
+    format!("http://10.0.0.{}:80", index + 1).parse().expect("an endpoint")
 }
 
 #[test]

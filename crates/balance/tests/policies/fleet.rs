@@ -50,10 +50,11 @@ impl Fleet {
     /// Adds a connected node first seen at `seen`; returns its index.
     pub(crate) fn add(&mut self, seen: Now) -> usize {
         let index = self.nodes.len();
-        let service = ServiceName::new("users").unwrap();
-        let id = InstanceId::new(format!("users-{index:05}")).unwrap();
+        let service = ServiceName::new("users").expect("a name");
+        let id = InstanceId::new(format!("users-{index:05}")).expect("an id");
         self.records.push(Instance::with_id(service, id));
-        let address = format!("grpc://10.0.{}.{}:80", index / 250, index % 250 + 1).parse().unwrap();
+        let address =
+            format!("grpc://10.0.{}.{}:80", index / 250, index % 250 + 1).parse().expect("an endpoint");
         let node = Node::new(NodeKey::new([address]), Arc::new(index), &self.peers, Arrival::new(seen));
         node.set_ready(true);
         self.nodes.push(node);
@@ -106,13 +107,15 @@ impl Fleet {
         let mut pick = Pick::new(now, &mut random).hint(ask.hint).avoid(ask.avoid).subset(ask.subset);
         pick.last_resort = ask.last_resort;
         match picker.pick(&mut pick) {
-            Picked::Take(member, ticket) => Ok((*member.node().attachment::<usize>().unwrap(), ticket)),
+            Picked::Take(member, ticket) => {
+                Ok((*member.node().attachment::<usize>().expect("the index"), ticket))
+            }
             other => Err(format!("{other:?}")),
         }
     }
 
     pub(crate) fn pick(&mut self, picker: &dyn Picker, hint: Hint<'_>) -> (usize, Ticket) {
-        self.ask(picker, Ask { hint, ..Ask::default() }).unwrap()
+        self.ask(picker, Ask { hint, ..Ask::default() }).expect("a member takes the call")
     }
 
     /// A call that is answered well; the index of its node.
@@ -135,7 +138,7 @@ impl Fleet {
     /// Fails `node` until it is unhealthy.
     pub(crate) fn fail(&self, node: usize) {
         for _ in 0..5 {
-            let ticket = self.nodes[node].begin(self.now()).unwrap();
+            let ticket = self.nodes[node].begin(self.now()).expect("a node takes the call");
             ticket.finish(self.now(), Outcome::Failure);
         }
     }
@@ -144,7 +147,7 @@ impl Fleet {
     pub(crate) fn warm(&self) {
         for node in self.nodes.iter().chain(&self.nodes) {
             node.begin(self.now())
-                .unwrap()
+                .expect("a node takes the call")
                 .finish(self.now().after(std::time::Duration::from_millis(1)), Outcome::Success);
         }
     }

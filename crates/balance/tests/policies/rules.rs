@@ -1,35 +1,12 @@
 //! The rules that hold in every policy.
 
-use std::sync::Arc;
-
-use meshwork_balance::{
-    First, Hint, LeastRequest, Now, Outcome, P2c, Policy, RingHash, RoundRobin, Subset, Subsets,
-    WeightedRoundRobin, ZoneAware,
-};
+use meshwork_balance::{Hint, Now, Outcome};
 use meshwork_core::Status;
 
 use crate::{
-    custom::ByChance,
+    all::all,
     fleet::{Ask, Fleet},
 };
-
-fn all() -> Vec<(&'static str, Arc<dyn Policy>)> {
-    let canary = || Subset::named("canary").deployment("canary").share(0.5);
-    vec![
-        ("p2c", Arc::new(P2c::default())),
-        ("round robin", Arc::new(RoundRobin::default())),
-        ("weighted round robin", Arc::new(WeightedRoundRobin::default())),
-        ("least request", Arc::new(LeastRequest::default())),
-        ("least request of five", Arc::new(LeastRequest::default().choices(5))),
-        ("ring hash", Arc::new(RingHash::default())),
-        ("first", Arc::new(First::default())),
-        ("zones over p2c", Arc::new(ZoneAware::new("a", P2c::default()))),
-        ("zones over round robin", Arc::new(ZoneAware::new("a", RoundRobin::default()))),
-        ("subsets over ring hash", Arc::new(Subsets::of(RingHash::default()).with(canary()))),
-        ("subsets over zones", Arc::new(Subsets::of(ZoneAware::new("a", P2c::default())).with(canary()))),
-        ("one of a user's own", Arc::new(ByChance)),
-    ]
-}
 
 /// Whether a policy spreads calls over all members.
 fn spreads(name: &str) -> bool {

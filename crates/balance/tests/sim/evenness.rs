@@ -19,7 +19,7 @@ fn handler(base: u64) -> impl FnMut(&mut Rng, usize, u64) -> Reply {
 /// 15 ms; more seeds than the default meet that.
 fn worst(name: &str, policy: &dyn Policy, base: u64, per_second: f64, seconds: u64) -> (f64, f64, usize) {
     let (mut run, mut window, mut first, mut above) = (0.0f64, 0.0f64, 0, 0);
-    for seed in 0..seeds() {
+    for seed in 0..seeds(40) {
         let load = Load::new(3, per_second, seconds);
         let record = World::new(seed, &load, policy).run(&load, handler(base));
         run = run.max(record.unevenness(3, 0, u64::MAX));
@@ -39,7 +39,7 @@ fn worst(name: &str, policy: &dyn Policy, base: u64, per_second: f64, seconds: u
         "scenario 26 (sim), {name}: {} us, {per_second} rps: worst of {} seeds over the run {:.1} %, in 5 s {:.1} %, \
          first 30 {first} (above 20 in {above})",
         base / 1000,
-        seeds(),
+        seeds(40),
         run * 100.0,
         window * 100.0
     );

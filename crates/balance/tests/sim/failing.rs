@@ -23,7 +23,7 @@ fn one_fails(rng: &mut Rng, node: usize, at: u64) -> Reply {
 #[test]
 fn a_node_that_fails_fast_costs_a_few_calls_and_comes_back() {
     let (mut failed, mut back) = (0, 0u64);
-    for seed in 0..seeds() {
+    for seed in 0..seeds(40) {
         let load = Load::new(11, 1_000.0, 60);
         let record = run(seed, &load, one_fails);
         failed = failed.max(record.failed());
@@ -34,13 +34,13 @@ fn a_node_that_fails_fast_costs_a_few_calls_and_comes_back() {
         let share = record.shares(11, 15 * SECOND, 45 * SECOND)[0] as f64 / 30_000.0;
         assert!(share <= 0.001, "seed {seed}: share {share}");
     }
-    println!("scenario 5 (sim): {} seeds: at most {failed} failed, back after at most {back} s", seeds());
+    println!("scenario 5 (sim): {} seeds: at most {failed} failed, back after at most {back} s", seeds(40));
     assert!(failed <= 25 && back <= 10);
 }
 
 #[test]
 fn a_retry_hides_a_node_that_fails_fast() {
-    for seed in 0..seeds() / 4 {
+    for seed in 0..seeds(10) {
         let load = Load { retries: 1, ..Load::new(11, 1_000.0, 60) };
         assert_eq!(run(seed, &load, one_fails).failed(), 0, "seed {seed}");
     }
@@ -50,7 +50,7 @@ fn a_retry_hides_a_node_that_fails_fast() {
 fn never_says_no_node_while_one_accepts() {
     for (nodes, bad) in [(10, 6), (10, 9), (10, 10), (1, 1), (2, 1), (2, 2), (3, 1), (3, 2), (3, 3)] {
         let most = (nodes as u32 * 3 / 10).max(1);
-        for seed in 0..seeds() / 10 {
+        for seed in 0..seeds(4) {
             let load = Load::new(nodes, 500.0, 35);
             let record = run(seed, &load, |rng, node, at| {
                 let after = rng.between(8 * MS, 12 * MS);
@@ -73,13 +73,13 @@ fn never_says_no_node_while_one_accepts() {
             assert!(uneven <= 0.3, "{bad} of {nodes}, seed {seed}: all good again, but uneven by {uneven}");
         }
     }
-    println!("scenario 8 (sim): {} seeds each: always a node, caps kept, all back", seeds() / 10);
+    println!("scenario 8 (sim): {} seeds each: always a node, caps kept, all back", seeds(4));
 }
 
 #[test]
 fn a_node_that_fails_at_random_is_ejected_within_ten_seconds() {
     let mut worst = 0.0f64;
-    for seed in 0..seeds() {
+    for seed in 0..seeds(40) {
         let load = Load::new(5, 500.0, 30);
         let mut world = World::new(seed, &load, &P2c::default());
         let record = world.run(&load, |rng, node, _| {
@@ -95,7 +95,7 @@ fn a_node_that_fails_at_random_is_ejected_within_ten_seconds() {
 
 #[test]
 fn nodes_that_all_fail_a_little_are_never_ejected() {
-    for seed in 0..seeds() / 4 {
+    for seed in 0..seeds(10) {
         let load = Load::new(5, 500.0, 60);
         let record = run(seed, &load, |rng, _, _| {
             let after = rng.between(8 * MS, 12 * MS);

@@ -91,6 +91,8 @@ pub(crate) struct Load {
     pub(crate) retries: u32,
     /// Missing ones are 100.
     pub(crate) weights: Vec<u16>,
+    /// At such a time after the start all channels' connections to a node go or come.
+    pub(crate) links: Vec<(u64, usize, bool)>,
 }
 
 impl Load {
@@ -104,6 +106,7 @@ impl Load {
             attempt_timeout: None,
             retries: 0,
             weights: Vec::new(),
+            links: Vec::new(),
         }
     }
 }
@@ -180,6 +183,7 @@ pub(crate) struct World {
 
 enum Event {
     Arrive,
+    Link { node: usize, ready: bool },
     End { flight: usize, how: End },
 }
 
@@ -264,6 +268,9 @@ impl World {
             queue.push(Reverse((at, events.len() - 1)));
         };
         push(&mut queue, &mut events, start + self.rng.gap(load.per_second), Event::Arrive);
+        for (at, node, ready) in load.links.iter().copied() {
+            push(&mut queue, &mut events, start + at, Event::Link { node, ready });
+        }
         while let Some(Reverse((at, event))) = queue.pop() {
             self.clock.store(at, Relaxed);
             let (channel, call_began, retries, avoid) = match events[event].take().expect("once") {
@@ -274,6 +281,10 @@ impl World {
                     }
                     let channel = self.rng.bits() as usize % self.channels.len();
                     (channel, at, load.retries, None)
+                }
+                Event::Link { node, ready } => {
+                    self.channels.iter().for_each(|channel| channel.nodes[node].set_ready(ready));
+                    continue;
                 }
                 Event::End { flight, how } => {
                     let ended = flights[flight].take().expect("one end per flight");
