@@ -278,16 +278,13 @@ impl Merge {
         (self.mode, self.dirty) = (mode, false);
         let is_awaited = |side: Side| read[side.at()] && awaited[side.at()];
         let counts = Side::BOTH.map(|side| read[side.at()] && !awaited[side.at()]);
-        if counts == [false; 2] && Side::BOTH.into_iter().any(is_awaited) {
+        let was_known = !self.staleness.is_pending();
+        if (!was_known || counts == [false; 2]) && Side::BOTH.into_iter().any(is_awaited) {
+            // The first answer, or the other half of it, is on its way.
             return;
         }
         let is_known =
             Side::BOTH.into_iter().any(|side| counts[side.at()] && self.faces[side.at()].is_known());
-        let was_known = !self.staleness.is_pending();
-        if is_known && !was_known && Side::BOTH.into_iter().any(is_awaited) {
-            // The other half of the first view is on its way.
-            return;
-        }
         let staleness = self.certainty.of(&self.faces, counts, &self.staleness, now);
         if !is_known {
             // Unknown never takes the place of what was known.
@@ -411,3 +408,6 @@ fn choose<'a>(
     }
     preferred.or(other).filter(|record| !gone.contains(&record.id))
 }
+
+#[cfg(test)]
+mod tests;

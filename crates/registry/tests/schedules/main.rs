@@ -1,4 +1,4 @@
-//! Ten thousand random schedules for each of the two state machines: a scripted store answers late, never,
+//! Ten thousand random schedules for each of the three state machines: scripted stores answer late, never,
 //! or twice, the link comes and goes, records are wiped or overwritten by others, the process stands still.
 //!
 //! A failure names its seed. `MESHWORK_SCHEDULE_SEED=<seed>` runs that schedule alone, with its story
@@ -6,6 +6,7 @@
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 mod clock;
+mod dual;
 mod reflector;
 mod registrar;
 
@@ -42,4 +43,9 @@ fn the_registrar_keeps_its_promises_in_every_schedule() {
 #[test]
 fn the_reflector_keeps_its_promises_in_every_schedule() {
     run("reflector", reflector::schedule);
+}
+
+#[test]
+fn the_union_of_two_sides_keeps_its_promises_in_every_schedule() {
+    run("dual", dual::schedule);
 }
