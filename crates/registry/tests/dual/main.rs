@@ -5,6 +5,7 @@
 mod announcing;
 mod finding;
 mod graph;
+mod logging;
 mod moving;
 
 use std::{sync::Arc, time::Duration};

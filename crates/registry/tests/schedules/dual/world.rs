@@ -312,7 +312,7 @@ impl World {
             }
             _ => {
                 let id = any(self);
-                self.write_all(&id, if self.last % 2 == 0 { Status::Unready } else { Status::Up });
+                self.write_all(&id, if self.last.is_multiple_of(2) { Status::Unready } else { Status::Up });
             }
         }
     }
