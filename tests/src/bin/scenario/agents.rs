@@ -20,10 +20,10 @@ use meshwork_tests::{
     judge::{Judge, Length},
     residue::Residue,
 };
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::{
     task::JoinSet,
-    time::{Instant, sleep},
+    time::{Instant, MissedTickBehavior, interval, sleep},
 };
 
 use crate::{
@@ -41,7 +41,10 @@ const HEARD: Duration = Duration::from_secs(20);
 const STEADY: f64 = 2.0;
 /// After this the questions that a calm allows at once are used up.
 const BURST: Duration = Duration::from_secs(2);
-const CHANGERS: usize = 24;
+/// So many change so many instances at once, so often: 1 142 changes/s, and 285 wake-ups.
+const CHANGERS: usize = 8;
+const AT_ONCE: usize = 4;
+const CHANGE_EVERY: Duration = Duration::from_millis(28);
 const CHANGES: f64 = 1_000.0;
 /// The agent removes what was critical for a minute, and looks every 30 s.
 const REAPED: Duration = Duration::from_secs(60 + 30);
@@ -165,11 +168,12 @@ impl Stage<'_> {
     /// The service changes all the time.
     async fn storm(&mut self) -> Result<()> {
         let (stop, changes) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+        enter(self.fleet.consul.first()).await?;
         let mut changers = JoinSet::new();
         for n in 0..CHANGERS {
             let (consul, stop, changes) =
                 (Arc::clone(&self.fleet.consul), Arc::clone(&stop), Arc::clone(&changes));
-            changers.spawn(async move { change(consul.first(), n, &stop, &changes).await });
+            changers.spawn(async move { change(consul.first(), n * AT_ONCE, &stop, &changes).await });
         }
         sleep(BURST).await;
         let (begun, asked, changed) = (Instant::now(), count(&self.meddler), changes.load(Relaxed));
@@ -237,18 +241,35 @@ fn judge_rate(judge: &mut Judge, what: &str, rate: f64) {
     judge.holds(&format!("{what}: {rate:.2} requests/s, allowed are {STEADY}"), rate <= STEADY);
 }
 
-/// Rewrites one instance, which is critical and so never called, in the catalog.
-async fn change(server: &Agent, n: usize, stop: &AtomicBool, changes: &AtomicUsize) -> Result<()> {
-    let mut round = 0_u64;
-    while !stop.load(Relaxed) {
-        round += 1;
+fn stranger(n: usize, round: u64) -> Value {
+    json!({ "ID": format!("storm-{n}"), "Service": SERVICE, "Address": "127.0.0.1", "Port": 1_000 + n,
+        "Meta": { "round": round.to_string() } })
+}
+
+/// Enters instances into the catalog that are critical, and so never called.
+async fn enter(server: &Agent) -> Result<()> {
+    for n in 0..CHANGERS * AT_ONCE {
         let id = format!("storm-{n}");
-        let change = json!({ "Node": "storm", "Address": "127.0.0.1", "SkipNodeUpdate": round > 1,
-            "Service": { "ID": id, "Service": SERVICE, "Address": "127.0.0.1", "Port": 1_000 + n,
-                "Meta": { "round": round.to_string() } },
+        let entry = json!({ "Node": "storm", "Address": "127.0.0.1", "Service": stranger(n, 0),
             "Check": { "CheckID": id, "Name": "storm", "Status": "critical", "ServiceID": id } });
-        server.must("PUT", "/v1/catalog/register", &change.to_string()).await?;
-        changes.fetch_add(1, Relaxed);
+        server.must("PUT", "/v1/catalog/register", &entry.to_string()).await?;
+    }
+    Ok(())
+}
+
+/// Rewrites some of them again and again.
+async fn change(server: &Agent, first: usize, stop: &AtomicBool, changes: &AtomicUsize) -> Result<()> {
+    let mut beats = interval(CHANGE_EVERY);
+    beats.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    for round in 1.. {
+        beats.tick().await;
+        if stop.load(Relaxed) {
+            break;
+        }
+        let set = |n| json!({ "Service": { "Verb": "set", "Node": "storm", "Service": stranger(n, round) } });
+        let all: Vec<Value> = (first..first + AT_ONCE).map(set).collect();
+        server.must("PUT", "/v1/txn", &json!(all).to_string()).await?;
+        changes.fetch_add(AT_ONCE, Relaxed);
     }
     Ok(())
 }
