@@ -7,6 +7,7 @@ mod caller;
 mod consul_fleet;
 mod denied;
 mod drain;
+mod dual;
 mod failover;
 mod fleet;
 mod refused;
@@ -35,7 +36,7 @@ async fn main() -> ExitCode {
     let (number, length) = match arguments(env::args().skip(1)) {
         Ok(arguments) => arguments,
         Err(error) => {
-            eprintln!("error: {error}\nusage: scenario <1 | 4 | 12 | 18 | 19> [--short | --long]");
+            eprintln!("error: {error}\nusage: scenario <1 | 4 | 12 | 18 | 19 | 20> [--short | --long]");
             return ExitCode::from(64);
         }
     };
@@ -60,6 +61,7 @@ async fn play(number: u32, length: Length, judge: &mut Judge) -> Result<()> {
         12 => drain::play(&actor, length, judge).await,
         18 => agents::play(&actor, length, judge).await,
         19 => denied::play(&actor, length, judge).await,
+        20 => dual::play(&actor, length, judge).await,
         _ => Err("there is no such scenario".into()),
     }
 }
@@ -67,7 +69,7 @@ async fn play(number: u32, length: Length, judge: &mut Judge) -> Result<()> {
 fn arguments(mut given: impl Iterator<Item = String>) -> Result<(u32, Length)> {
     let number = given.next().ok_or("no number")?;
     let number: u32 = number.parse().map_err(|e| format!("`{number}`: {e}"))?;
-    if !matches!(number, 1 | 4 | 12 | 18 | 19) {
+    if !matches!(number, 1 | 4 | 12 | 18 | 19 | 20) {
         return Err(format!("scenario {number} is not there").into());
     }
     let length = match given.next().as_deref() {
