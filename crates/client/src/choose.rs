@@ -146,7 +146,7 @@ fn nothing(reason: Reason, store: &Store, wish: &Wish<'_>) -> CallError {
     };
     let text = match (reason, pinned) {
         (Reason::NoSuchInstance, Some(pinned)) => {
-            format!("`{pinned}`, which the call is pinned to, is not there").into()
+            format!("`{pinned}`, which the call is pinned to, is not there")
         }
         _ => reason.to_string(),
     };

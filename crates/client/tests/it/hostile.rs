@@ -215,7 +215,7 @@ async fn answer(evil: Evil, stream: u32, to: &mut OwnedWriteHalf) -> bool {
         Evil::DataOnNoStream => frame(DATA, 0, 0, b"x"),
         Evil::Push => frame(PUSH_PROMISE, END_HEADERS, stream, &[&[0, 0, 0, 2][..], &head(&[])].concat()),
         Evil::HugeHeader => huge_header(stream, 64),
-        Evil::EndlessHeader => huge_header(stream, 10_000),
+        Evil::EndlessHeader => huge_header(stream, 1000),
         Evil::BadHpack => frame(HEADERS, END_HEADERS, stream, &[0xff; 20]),
         Evil::StatusTooLow => frame(HEADERS, END_HEADERS | END_STREAM, stream, &field(":status", "099")),
         Evil::StatusTooHigh => frame(HEADERS, END_HEADERS | END_STREAM, stream, &field(":status", "1200")),
@@ -408,17 +408,9 @@ async fn a_goaway_to_every_stream_delivers_nothing() {
 async fn floods_are_waded_through_or_cut_off() {
     for evil in [Evil::PingFlood, Evil::SettingsFlood, Evil::EmptyFrames] {
         let scene = Scene::of(evil).await;
-        for _ in 0..3 {
-            match time::timeout(LIMIT, scene.channel.to_instance("evil").timeout(LIMIT).post("/").send())
-                .await
-                .unwrap()
-            {
-                Ok(answer) => match answer.text().await {
-                    Ok(body) => assert_eq!(body, "ok", "{evil:?}"),
-                    Err(error) => assert_eq!(error.kind(), CallErrorKind::Transport, "{evil:?}: {error}"),
-                },
-                Err(error) => assert_eq!(error.kind(), CallErrorKind::Transport, "{evil:?}: {error}"),
-            }
+        match scene.ask_within(2 * LIMIT).await {
+            Ok(body) => assert_eq!(body, "ok", "{evil:?}"),
+            Err(error) => assert_eq!(error.kind(), CallErrorKind::Transport, "{evil:?}: {error}"),
         }
         scene.neighbours_are_unharmed().await;
     }

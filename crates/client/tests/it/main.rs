@@ -15,5 +15,6 @@ mod registry;
 mod rest;
 mod server;
 mod several;
+mod streams;
 mod support;
 mod tls;
