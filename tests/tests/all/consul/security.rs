@@ -165,6 +165,28 @@ async fn tls_needs_the_right_authority_and_our_certificate() {
 }
 
 #[tokio::test]
+async fn rotated_certificates_are_used_and_broken_ones_are_not() {
+    let bench = Bench::with(consul::Consul::dev().tls()).await;
+    let strangers = Bench::with(consul::Consul::dev().tls()).await;
+    let ca = bench.consul.dir().join("rotated-ca.pem");
+    fs::copy(bench.consul.ca_file(), &ca).unwrap();
+    let (cert, key) = bench.consul.client_certificate();
+    let url = bench.agent().https_url().unwrap();
+    let opened = Opened::new(backend(url).with_ca_file(&ca).with_client_certificate(cert, key));
+    let registration = opened.announce(instance("users", 80)).await;
+    let watch = opened.watch("users");
+    shows(&watch, [registration.id().as_str()], LONG).await;
+    fs::write(&ca, "no certificate").unwrap();
+    time::sleep(Duration::from_secs(4)).await;
+    let another = opened.announce(instance("users", 81)).await;
+    shows(&watch, [registration.id().as_str(), another.id().as_str()], LONG).await;
+    // Who signs for others does not sign for our agent.
+    fs::copy(strangers.consul.ca_file(), &ca).unwrap();
+    until(&watch, Duration::from_secs(10), "the new authority is in force", denied).await;
+    assert_eq!(watch.latest().value().len(), 2);
+}
+
+#[tokio::test]
 async fn hundreds_of_queries_over_tls_share_few_connections() {
     let bench = Bench::with(consul::Consul::dev().tls()).await;
     let proxy = meshwork_testkit::proxy::FaultProxy::start(
