@@ -1,11 +1,14 @@
 //! A list of endpoints that never changes: for tests, for `direct:///` targets, for what no registry knows.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use futures_util::{StreamExt, future, stream};
 use meshwork_core::{
-    Backend, Change, Changes, Drive, Endpoint, Error, Host, Instance, InstanceId, NameError, Origin, Parts,
-    Query, ServiceName, Source,
+    Backend, Catalog, Change, Changes, Drive, Endpoint, Error, Host, Instance, InstanceId, NameError, Origin,
+    Parts, Query, ServiceName, Source, Watch,
 };
 use serde::Deserialize;
 
@@ -143,7 +146,18 @@ impl Backend for Fixed {
         let driven = Driven::new(self.clone(), DriverOptions::default());
         let names: Vec<_> = self.services.keys().map(ServiceName::as_str).collect();
         let description = format!("static list of [{}]", names.join(", "));
-        Ok(Parts::new(description).with_discovery(driven.discovery()))
+        let listed = Arc::new(self.services.keys().cloned().collect());
+        let parts = Parts::new(description).with_discovery(driven.discovery());
+        Ok(parts.with_catalog(Arc::new(Listed(listed))))
+    }
+}
+
+/// The services of a list, which never change.
+struct Listed(Arc<BTreeSet<ServiceName>>);
+
+impl Catalog for Listed {
+    fn services(&self) -> Watch<BTreeSet<ServiceName>> {
+        Watch::fixed(Arc::clone(&self.0))
     }
 }
 

@@ -20,6 +20,7 @@ mod outage;
 mod pilot;
 pub mod reflector;
 pub mod registrar;
+mod roll;
 mod shield;
 pub mod split;
 mod stats;

@@ -21,10 +21,12 @@ mod steering;
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use meshwork_core::{Backend, Error, Parts};
+use meshwork_core::{Backend, Catalog, Error, Parts};
 
 use announcing::Writer;
 use finding::Finder;
+
+use crate::roll::{self, Member, Roll};
 
 pub use compare::Told;
 pub use config::{DualConfig, Policy, Read, Side, Start, Write};
@@ -165,6 +167,21 @@ impl Dual {
         &self.stats
     }
 
+    /// The services of the sides that are read.
+    fn catalog(&self, sides: [Arc<dyn Catalog>; 2], names: &[Arc<str>; 2]) -> Roll {
+        let member = |(side, catalog): (Side, Arc<dyn Catalog>)| {
+            let steering = self.steering();
+            Member {
+                catalog,
+                name: format!("the {side} side `{}`", names[side.at()]).into(),
+                lists: Box::new(|_| true),
+                counts: Box::new(move || steering.policy().read.is_of(side)),
+            }
+        };
+        let members = Side::BOTH.into_iter().zip(sides).map(member).collect();
+        roll::union("catalog of a dual registry", members, self.steering.policies())
+    }
+
     fn open_side(&self, side: Side) -> Result<Parts, Error> {
         let in_context = |e: Error| {
             Error::new(e.kind(), format!("opening the {side} side of a dual registry")).with_source(e)
@@ -186,6 +203,7 @@ impl Backend for Dual {
             _ => Arc::clone(&self.names[side.at()]),
         };
         let names = [called(Side::Primary, &primary), called(Side::Secondary, &secondary)];
+        let called_sides = names.clone();
         let policy = self.steering.policy();
         let (steering, stats) = (&self.steering, &self.stats);
         let registries = [primary.registry, secondary.registry];
@@ -212,6 +230,9 @@ impl Backend for Dual {
             }
             let (steering, stats) = (steering.clone(), Arc::clone(stats));
             parts = parts.with_discovery(Arc::new(Finder::new(discoveries, names, steering, stats)));
+        }
+        if let (Some(primary), Some(secondary)) = (primary.catalog, secondary.catalog) {
+            parts = parts.with_catalog(Arc::new(self.catalog([primary, secondary], &called_sides)));
         }
         Ok(parts)
     }

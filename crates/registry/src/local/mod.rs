@@ -4,6 +4,7 @@
 //! dies, and every reader of the directory sees that within a millisecond. One thread per backend looks at
 //! the files, and only while somebody watches; it never blocks the runtime.
 
+mod catalog;
 mod config;
 mod eyes;
 mod file_system;
@@ -38,7 +39,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use crate::{Driven, DriverOptions};
+use crate::{Driven, DriverOptions, roll::Roll};
 
 use held::{Held, announce};
 use hub::{Hub, Topic};
@@ -176,7 +177,13 @@ impl Backend for Local {
         let how = if self.config.poll { ", looking once a second" } else { "" };
         let whose = if self.config.shared { ", shared between users" } else { "" };
         let description = format!("local directory {}{whose}{how}", self.place.root().display());
-        Ok(Parts::new(description).with_registry(driven.registry()).with_discovery(driven.discovery()))
+        let (config, place) = (Arc::clone(&self.config), Arc::clone(&self.place));
+        let services = Roll::new("local catalog", move |clerk| {
+            catalog::follow(clerk, Arc::clone(&config), Arc::clone(&place))
+        });
+        let parts =
+            Parts::new(description).with_registry(driven.registry()).with_discovery(driven.discovery());
+        Ok(parts.with_catalog(Arc::new(services)))
     }
 }
 

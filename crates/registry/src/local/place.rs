@@ -83,6 +83,18 @@ impl Place {
         Ok(Shelf { dir: dir.into(), path, shared: self.shared, file: FileId::of(&found) })
     }
 
+    /// Opens the directory of an environment, which holds those of its services, and makes what is absent.
+    ///
+    /// # Errors
+    /// As [`shelf`](Self::shelf).
+    pub(super) fn env(&self, env: &str) -> Result<Shelf, Error> {
+        check_env(env)?;
+        let path = self.root.join(env);
+        let dir = File::from(self.enter(&self.open_root()?, env, &path)?);
+        let found = dir.metadata().map_err(|e| fault(opening(&path), errno(&e), &path))?;
+        Ok(Shelf { dir: dir.into(), path, shared: self.shared, file: FileId::of(&found) })
+    }
+
     fn open_root(&self) -> Result<OwnedFd, Error> {
         let root = match open_dir(CWD, &self.root) {
             Err(Errno::NOENT) => {

@@ -1,6 +1,7 @@
 //! A registry inside one process, for tests: shared by clone, with faults to order.
 
 mod announcer;
+mod catalog;
 mod source;
 mod store;
 
@@ -16,7 +17,7 @@ use std::{
 use meshwork_core::{Backend, Drive, Error, Instance, InstanceId, Parts, ServiceName};
 use serde::Deserialize;
 
-use crate::{Driven, DriverOptions};
+use crate::{Driven, DriverOptions, roll::Roll};
 use store::Store;
 
 pub use announcer::MemoryLease;
@@ -156,7 +157,10 @@ impl Backend for Memory {
     fn open(&self) -> Result<Parts, Error> {
         let driven = self.driven();
         let parts = Parts::new(format!("memory {} of this process", self.number));
-        Ok(parts.with_registry(driven.registry()).with_discovery(driven.discovery()))
+        let store = Arc::clone(&self.store);
+        let services = Roll::new("memory catalog", move |clerk| catalog::follow(clerk, Arc::clone(&store)));
+        let parts = parts.with_registry(driven.registry()).with_discovery(driven.discovery());
+        Ok(parts.with_catalog(Arc::new(services)))
     }
 }
 

@@ -1,7 +1,7 @@
 //! The records of a memory registry, with revisions, leases and a bounded history, like a real store's.
 
 use std::{
-    collections::{BTreeMap, HashSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashSet, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -92,6 +92,13 @@ impl Store {
         let state = self.lock();
         let records = state.services.get(service).into_iter().flat_map(BTreeMap::values);
         records.map(|record| Arc::clone(&record.instance)).collect()
+    }
+
+    /// The services that have an instance.
+    pub(super) fn services(&self) -> BTreeSet<ServiceName> {
+        let state = self.lock();
+        let living = state.services.iter().filter(|(_, records)| !records.is_empty());
+        living.map(|(service, _)| service.clone()).collect()
     }
 
     // === writing ===

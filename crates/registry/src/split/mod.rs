@@ -11,7 +11,11 @@ use meshwork_core::{
     Registry, Staleness, Watch,
 };
 
+use tokio::sync::watch;
+
 use routes::Routes;
+
+use crate::roll::{self, Member, Roll};
 
 pub use config::SplitConfig;
 
@@ -92,6 +96,9 @@ impl Backend for Split {
         let announces = opened.iter().any(|(_, parts)| parts.registry.is_some());
         let finds = opened.iter().any(|(_, parts)| parts.discovery.is_some());
         let opened = Arc::new(Opened(opened));
+        if let Some(services) = opened.catalog() {
+            parts = parts.with_catalog(Arc::new(services));
+        }
         if announces {
             parts = parts.with_registry(Arc::<Opened>::clone(&opened));
         }
@@ -110,6 +117,24 @@ impl fmt::Debug for Split {
 }
 
 // === impl Opened ===
+
+impl Opened {
+    /// The services of all registries, each from the one its name leads to; none when one cannot list its own.
+    fn catalog(self: &Arc<Self>) -> Option<Roll> {
+        let member = |(pattern, parts): (String, &Parts)| {
+            let (opened, route) = (Arc::clone(self), pattern.clone());
+            Some(Member {
+                catalog: parts.catalog.clone()?,
+                name: format!("route `{pattern}`").into(),
+                lists: Box::new(move |service| opened.0.pattern_of(service) == route),
+                counts: Box::new(|| true),
+            })
+        };
+        let members = self.0.iter().map(member).collect::<Option<Vec<_>>>()?;
+        let (_never, turns) = watch::channel(());
+        Some(roll::union("catalog of a split registry", members, turns))
+    }
+}
 
 impl Registry for Opened {
     fn register(&self, instance: Instance) -> Registration {

@@ -48,11 +48,20 @@ impl<T> Routes<T> {
 
     /// Where a service belongs: the exact name, else the longest beginning, else the default.
     pub(super) fn of(&self, service: &ServiceName) -> &T {
-        let by_prefix = || {
-            let found = self.prefixes.iter().find(|(prefix, _)| service.as_str().starts_with(&**prefix));
-            found.map(|(_, to)| to)
-        };
-        self.exact.get(service).or_else(by_prefix).unwrap_or(&self.default)
+        self.exact.get(service).or_else(|| Some(&self.prefix_of(service)?.1)).unwrap_or(&self.default)
+    }
+
+    /// The pattern that decides where a service belongs, as [`iter`](Self::iter) gives it.
+    pub(super) fn pattern_of(&self, service: &ServiceName) -> String {
+        match self.prefix_of(service) {
+            _ if self.exact.contains_key(service) => service.to_string(),
+            Some((prefix, _)) => format!("{prefix}*"),
+            None => "*".to_owned(),
+        }
+    }
+
+    fn prefix_of(&self, service: &ServiceName) -> Option<&(Box<str>, T)> {
+        self.prefixes.iter().find(|(prefix, _)| service.as_str().starts_with(&**prefix))
     }
 
     /// All places with their patterns: the exact names, the prefixes, the default (`*`).

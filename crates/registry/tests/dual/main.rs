@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 mod announcing;
+mod catalog;
 mod finding;
 mod graph;
 mod logging;
