@@ -106,4 +106,11 @@ mod tests {
         assert_ne!(one, key(&["http://1.2.3.4:1", "http://[::1]:1"]));
         assert!(one.has_addr("1.2.3.4:1".parse().unwrap()) && !one.has_addr("1.2.3.4:2".parse().unwrap()));
     }
+
+    #[test]
+    fn the_hash_is_the_same_everywhere_and_for_ever() {
+        // As computed from the parts by hand: the rings of clients of all versions agree by it.
+        assert_eq!(key(&["grpc://10.0.0.1:80"]).hash_bits(), 0x30cd_2f79_da57_c6bc);
+        assert_eq!(key(&["https://[::1]:443", "https://a.example:443"]).hash_bits(), 0x2399_40ec_7da3_8e51);
+    }
 }

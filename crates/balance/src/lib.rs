@@ -4,6 +4,21 @@
 //! for a [`Member`] and carries the [`Ticket`] until its outcome is known. Pure state machines: no runtime, no
 //! clock, no global randomness; time and randomness are arguments.
 //!
+//! | policy | for |
+//! |---|---|
+//! | [`P2c`] | nearly everything: latency, load, weight and health count |
+//! | [`LeastRequest`] | calls that last long or very differently |
+//! | [`RoundRobin`], [`WeightedRoundRobin`] | equal calls to nodes that are equal, or of known sizes |
+//! | [`RingHash`] | nodes that keep something per key |
+//! | [`First`] | a primary with stand-ins |
+//! | [`ZoneAware`] over another | several zones |
+//! | [`Subsets`] over another | canaries, lanes, percentages |
+//! | one of your own over a [`Pool`] | all else |
+//!
+//! In each of them a node without a connection is no candidate, `leaving` and weight 0 get nothing new, ejected
+//! nodes get a probe when it is due, new ones get their share slowly, and when too few are well all are used.
+//! [`RingAperture`] and [`Rendezvous`] choose the part of a large fleet that a client connects to at all.
+//!
 //! ```
 //! use std::sync::Arc;
 //! use meshwork_balance::{Arrival, Member, Node, NodeKey, Now, Outcome, P2c, Peers, Pick, Picked, Policy};
@@ -67,7 +82,7 @@ pub use node::{Arrival, Node, NodeStats};
 pub use now::Now;
 pub use p2c::P2c;
 pub use peers::{Ejection, Peers};
-pub use pick::{Hint, Pick, Picked, Picker, Policy, Reason, SubsetId};
+pub use pick::{Hint, Pick, Picked, Picker, Policy, Reason, Resort, SubsetId};
 pub use pool::Pool;
 pub use ring_hash::RingHash;
 pub use round_robin::RoundRobin;

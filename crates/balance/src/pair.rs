@@ -4,7 +4,7 @@
 //! rules of who is a candidate are those of [`pool`](crate::pool).
 
 use crate::{
-    Member, Now, Pick, Picked,
+    Member, Now, Pick, Picked, Resort,
     chance::{below, scramble},
     draw::Urn,
     standing::{Rest, Standing},
@@ -48,7 +48,8 @@ pub(crate) fn pick<'a>(
             return Picked::Take(chosen, ticket);
         }
     }
-    let anyone = if pick.last_resort { urn.pool().anyone(pick.now, (pick.random)() >> 32) } else { None };
+    let last = pick.resort == Resort::Any;
+    let anyone = if last { urn.pool().anyone(pick.now, (pick.random)() >> 32) } else { None };
     anyone.map_or(Picked::Wait, |(member, ticket)| Picked::Take(member, ticket))
 }
 
@@ -161,10 +162,9 @@ fn search<'a>(urn: &'a Urn, pick: &mut Pick<'_>, panicking: bool, first: Option<
     match found {
         [Some(a), Some(b)] => Found::Two(urn.get(a), urn.get(b)),
         [Some(a), None] | [None, Some(a)] => Found::One(urn.get(a)),
-        [None, None] if pick.last_resort => {
-            let last = rest.choose(pick.now, |at| urn.get(at).node());
+        [None, None] => {
+            let last = rest.choose(pick.resort, pick.now, |at| urn.get(at).node());
             last.map_or(Found::None, |at| Found::LastResort(urn.get(at)))
         }
-        [None, None] => Found::None,
     }
 }

@@ -24,6 +24,18 @@ pub enum Hint<'a> {
     Addr(SocketAddr),
 }
 
+/// Which members may be chosen when none is as it should be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub enum Resort {
+    /// None.
+    None,
+    /// Those that are ejected or being tried for the first time, but none that the call has tried.
+    Untried,
+    /// Also those that the call has tried.
+    #[default]
+    Any,
+}
+
 /// The name of a subset, as calls carry it: a hash, so that a rule is compared and not looked up.
 ///
 /// ```
@@ -59,16 +71,15 @@ pub struct Pick<'a> {
     pub avoid: &'a [NodeKey],
     /// The subset the call asks for, by [`Subsets`](crate::Subsets); other policies do not look at it.
     pub subset: Option<SubsetId>,
-    /// Whether a member that is ejected, being tried for the first time or to be avoided may be chosen when
-    /// there is no better one; `true` unless a policy that divides the members asks each part for its better
-    /// ones first. With `false`, a picker that has only such members answers [`Picked::Wait`].
-    pub last_resort: bool,
+    /// Whom to choose when there is nobody better; [`Resort::Any`] unless a policy that divides the members asks
+    /// each part for its better ones first. A picker that has only worse ones answers [`Picked::Wait`].
+    pub resort: Resort,
 }
 
 impl<'a> Pick<'a> {
     /// Any member, nothing to avoid.
     pub fn new(now: Now, random: &'a mut dyn FnMut() -> u64) -> Self {
-        Self { hint: Hint::Any, now, random, avoid: &[], subset: None, last_resort: true }
+        Self { hint: Hint::Any, now, random, avoid: &[], subset: None, resort: Resort::Any }
     }
 
     /// With a hint.
@@ -97,7 +108,7 @@ impl fmt::Debug for Pick<'_> {
             .field("now", &self.now)
             .field("avoid", &self.avoid)
             .field("subset", &self.subset)
-            .field("last_resort", &self.last_resort)
+            .field("resort", &self.resort)
             .finish_non_exhaustive()
     }
 }
@@ -145,6 +156,12 @@ impl fmt::Display for Reason {
 }
 
 /// A way to balance: makes the picker of each snapshot.
+///
+/// The policies here are [`P2c`](crate::P2c) (the default), [`LeastRequest`](crate::LeastRequest),
+/// [`RoundRobin`](crate::RoundRobin), [`WeightedRoundRobin`](crate::WeightedRoundRobin),
+/// [`RingHash`](crate::RingHash) and [`First`](crate::First); [`ZoneAware`](crate::ZoneAware) and
+/// [`Subsets`](crate::Subsets) divide the members and ask another policy inside each part. One of your own is best
+/// made over a [`Pool`](crate::Pool), where there is an example: the pool keeps the rules that hold for all.
 pub trait Policy: Send + Sync + 'static {
     /// A picker over `members`, which are nodes of one cluster (they share their [`Peers`](crate::Peers)).
     /// Called once per snapshot and subset; may allocate.

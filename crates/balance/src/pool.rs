@@ -196,11 +196,8 @@ impl<F: Fn(usize, u64) -> usize> Walk<'_, '_, '_, F> {
     }
 
     fn last_resort(self) -> Option<(usize, Ticket)> {
-        if !self.pick.last_resort {
-            return None;
-        }
         let (pool, now) = (self.pool, self.pick.now);
-        let at = self.rest.choose(now, |at| pool.get(at).node())?;
+        let at = self.rest.choose(self.pick.resort, now, |at| pool.get(at).node())?;
         Some((at, pool.get(at).node().begin_with(now, Admission::Any)?))
     }
 

@@ -2,8 +2,8 @@
 
 use crate::chance::scramble;
 
-/// The most points of a ring. Beyond it each member has half as many.
-const POINTS_AT_MOST: u64 = 1 << 20;
+/// The most points of a ring. Beyond it each member has half as many: a ring is made anew at each change.
+const POINTS_AT_MOST: u64 = 1 << 18;
 
 /// A member has more than half of this and at most this many points on average.
 const POINTS_PER_MEMBER: u64 = 128;

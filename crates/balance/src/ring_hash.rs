@@ -19,7 +19,7 @@ const LOOKS: usize = 64;
 /// any member by weight. A member that can take no call, or has more than [`bound`](Self::bound) times the mean
 /// number of calls in flight, hands on to the next on the ring.
 ///
-/// A ring of points in proportion to the weight (about 100 per member; D. Karger et al., *Consistent Hashing and
+/// A ring of points in proportion to the weight (about 100 per member, fewer beyond 2 600 members; D. Karger et al., *Consistent Hashing and
 /// Random Trees*, 1997; gRPC A42; Envoy's `RING_HASH`) rather than a Maglev table, which moves a few per cent of
 /// the other keys too; with bounded loads (Mirrokni et al. 2016). Nodes stand on the ring by their addresses, so
 /// all clients agree.

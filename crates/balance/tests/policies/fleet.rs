@@ -6,7 +6,7 @@ use std::sync::{
 };
 
 use meshwork_balance::{
-    Arrival, Hint, Member, Node, NodeKey, Now, Outcome, Peers, Pick, Picked, Picker, SubsetId, Ticket,
+    Arrival, Hint, Member, Node, NodeKey, Now, Outcome, Peers, Pick, Picked, Picker, Resort, SubsetId, Ticket,
 };
 use meshwork_core::{Instance, InstanceId, ServiceName};
 
@@ -17,12 +17,12 @@ pub(crate) struct Ask<'a> {
     pub(crate) hint: Hint<'a>,
     pub(crate) avoid: &'a [NodeKey],
     pub(crate) subset: Option<SubsetId>,
-    pub(crate) last_resort: bool,
+    pub(crate) resort: Resort,
 }
 
 impl Default for Ask<'_> {
     fn default() -> Self {
-        Self { hint: Hint::Any, avoid: &[], subset: None, last_resort: true }
+        Self { hint: Hint::Any, avoid: &[], subset: None, resort: Resort::Any }
     }
 }
 
@@ -105,7 +105,7 @@ impl Fleet {
         let now = self.now();
         let mut random = || self.bits();
         let mut pick = Pick::new(now, &mut random).hint(ask.hint).avoid(ask.avoid).subset(ask.subset);
-        pick.last_resort = ask.last_resort;
+        pick.resort = ask.resort;
         match picker.pick(&mut pick) {
             Picked::Take(member, ticket) => {
                 Ok((*member.node().attachment::<usize>().expect("the index"), ticket))

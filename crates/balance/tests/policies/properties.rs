@@ -197,7 +197,9 @@ impl Bed {
             }
             Step::Leap(by) => {
                 self.leapt = true;
-                self.clock.fetch_update(Relaxed, Relaxed, |now| Some(now.saturating_add(*by))).expect("always");
+                self.clock
+                    .fetch_update(Relaxed, Relaxed, |now| Some(now.saturating_add(*by)))
+                    .expect("always");
             }
             Step::Pick => self.pick(Hint::Any, &[]),
             Step::PickHash(hash) => self.pick(Hint::Hash(*hash), &[]),

@@ -1,6 +1,6 @@
 //! The rules that hold in every policy.
 
-use meshwork_balance::{Hint, Now, Outcome};
+use meshwork_balance::{Hint, Now, Outcome, Resort};
 use meshwork_core::Status;
 
 use crate::{
@@ -139,8 +139,19 @@ fn what_was_tried_is_chosen_again_only_when_there_is_nothing_else() {
         fleet.nodes[1].set_ready(false);
         let (index, _) = fleet.ask(&*picker, Ask { avoid: &tried, ..Ask::default() }).unwrap();
         assert_ne!(index, 1, "{name}");
-        let reserved = fleet.ask(&*picker, Ask { avoid: &tried, last_resort: false, ..Ask::default() });
-        assert_eq!(reserved.map(|_| ()), Err("Wait".into()), "{name}: there are only last resorts");
+        for resort in [Resort::None, Resort::Untried] {
+            let reserved = fleet.ask(&*picker, Ask { avoid: &tried, resort, ..Ask::default() });
+            assert_eq!(reserved.map(|_| ()), Err("Wait".into()), "{name}: there are only last resorts");
+        }
+        // Ejected, and its probe out: still better than what was tried.
+        fleet.nodes[1].set_ready(true);
+        fleet.fail(1);
+        for _ in 0..20 {
+            let (index, _) = fleet.ask(&*picker, Ask { avoid: &tried, ..Ask::default() }).unwrap();
+            assert_eq!(index, 1, "{name}");
+        }
+        let reserved = fleet.ask(&*picker, Ask { avoid: &tried, resort: Resort::None, ..Ask::default() });
+        assert_eq!(reserved.map(|_| ()), Err("Wait".into()), "{name}");
     }
 }
 

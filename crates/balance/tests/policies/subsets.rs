@@ -1,6 +1,6 @@
 //! Canaries, lanes, percentages.
 
-use meshwork_balance::{Fallback, Hint, P2c, Policy, Subset, SubsetId, Subsets};
+use meshwork_balance::{Fallback, Hint, Outcome, P2c, Policy, Subset, SubsetId, Subsets};
 
 use crate::fleet::{Ask, Fleet};
 
@@ -70,9 +70,14 @@ fn several_shares_are_kept_side_by_side() {
         .with(Subset::named("one").version("1").share(0.5))
         .with(Subset::named("two").version("2").share(0.3))
         .with(Subset::named("three").version("3").share(0.2));
-    let shares = fleet.shares(&*policy.picker(fleet.members()), 20_000, 1);
-    for (has, fair) in [(shares[0], 0.5), (shares[1], 0.3), (shares[2] + shares[3], 0.2)] {
-        assert!((has as f64 / 20_000.0 - fair).abs() < 0.02, "{shares:?}");
+    let picker = policy.picker(fleet.members());
+    let by_chance = fleet.shares(&*picker, 20_000, 1);
+    let mut by_hash = vec![0; 4];
+    (0..20_000).for_each(|key| by_hash[fleet.call(&*picker, Hint::Hash(key))] += 1);
+    for shares in [by_chance, by_hash] {
+        for (has, fair) in [(shares[0], 0.5), (shares[1], 0.3), (shares[2] + shares[3], 0.2)] {
+            assert!((has as f64 / 20_000.0 - fair).abs() < 0.02, "{shares:?}");
+        }
     }
 }
 
@@ -130,6 +135,20 @@ fn a_failing_canary_hands_its_calls_to_the_base() {
     fleet.wait(1_300);
     let met = met(&mut fleet, &canary(0.0), Some(CANARY)).unwrap();
     assert!(met.contains(&3), "its probe is a call of its own: {met:?}");
+}
+
+#[test]
+fn a_slow_canary_is_not_the_norm_for_all() {
+    let mut fleet = fleet(10, 1);
+    let picker = canary(0.1).picker(fleet.members());
+    for _ in 0..2_000 {
+        let (index, ticket) = fleet.pick(&*picker, Hint::Any);
+        let took = std::time::Duration::from_millis(if index == 9 { 500 } else { 10 });
+        ticket.finish(fleet.now().after(took), Outcome::Success);
+        fleet.wait(5);
+        let median = fleet.peers.median().unwrap_or_default();
+        assert!(median.as_millis() < 20, "{median:?}");
+    }
 }
 
 #[test]

@@ -73,6 +73,22 @@ fn a_zone_that_loses_nodes_hands_over_step_by_step() {
 }
 
 #[test]
+fn a_node_that_is_ejected_or_new_counts_for_what_it_can_carry() {
+    let mut fleet = spread(&[("a", 2), ("b", 2)]);
+    fleet.fail(0);
+    let stays = parts(&mut fleet, &ZoneAware::new("a", RoundRobin::default()).max_skew(1.0), &["a"])[0];
+    // A third of the capacity for half of the calls, until the probe of the ejected one succeeds.
+    assert!((0.6..0.95).contains(&stays), "{stays}");
+    let mut fleet = spread(&[("a", 1), ("b", 2)]);
+    let new = fleet.add(fleet.now());
+    fleet.records[new].zone = "a".into();
+    fleet.warm();
+    let picker = ZoneAware::new("a", RoundRobin::default()).max_skew(1.0).picker(fleet.members());
+    let early = fleet.shares(&*picker, 300, 1);
+    assert!((130..260).contains(&(early[0] + early[3])), "1.2 of 3.2 for half of the calls: {early:?}");
+}
+
+#[test]
 fn one_node_alone_in_its_zone_does_not_drown() {
     let mut fleet = spread(&[("a", 1), ("b", 9)]);
     let policy = ZoneAware::new("a", RoundRobin::default()).callers([("a", 50), ("b", 50)]);
