@@ -19,14 +19,20 @@ pub struct HedgePolicy {
     /// The hedge goes after this many times the quantile, 1.0 to 10.0. By definition one call of twenty takes
     /// longer than p95 although nothing is wrong; half as long again tells the slow ones from those. Default 1.5.
     pub stretch: f64,
-    /// The most hedges per call over any second (and one per second besides), 0.0 to 1.0. When all calls
-    /// become slow, this is what keeps hedging from adding to it. Default 0.02.
+    /// The most hedges per call over any second, 0.0 to 1.0, and [`BESIDES`](Self::BESIDES) more; 0.0 = none at
+    /// all. When all calls become slow, this is what keeps hedging from adding to it. Default 0.02.
     pub share: f64,
     /// Latencies that must be known first, 1 and up. Default 100.
     pub least: u32,
     /// The shortest wait, so that calls of microseconds are not hedged for a hiccup of the scheduler.
     /// Default 1 ms.
     pub shortest: Duration,
+}
+
+impl HedgePolicy {
+    /// Hedges per second besides the share, so that chance does not exhaust it: five slow calls a second are a
+    /// dozen in some.
+    pub const BESIDES: u32 = 5;
 }
 
 impl Default for HedgePolicy {
@@ -94,7 +100,7 @@ impl Hedging {
         Self {
             policy: HedgePolicy { stretch, ..policy },
             learned: Learned::new(policy.quantile, policy.least, now),
-            share: Budget::new(policy.share, u32::from(policy.share > 0.0), now),
+            share: Budget::new(policy.share, if policy.share > 0.0 { HedgePolicy::BESIDES } else { 0 }, now),
             sent: AtomicU64::new(0),
             won: AtomicU64::new(0),
             refused: AtomicU64::new(0),
@@ -173,9 +179,9 @@ mod tests {
         }
         assert!(!hedging.take(&poor, now));
         let taken = (0..100).filter(|_| hedging.take(&rich, now)).count();
-        // 2 % of 100 calls and one besides; the one that the poor budget refused is gone.
-        assert_eq!(taken, 2);
-        assert_eq!(hedging.stats(), HedgeStats { sent: 2, won: 0, refused: 99 });
+        // 2 % of 100 calls and five besides; the one that the poor budget refused is gone.
+        assert_eq!(taken, 6);
+        assert_eq!(hedging.stats(), HedgeStats { sent: 6, won: 0, refused: 95 });
     }
 
     #[tokio::test(start_paused = true)]

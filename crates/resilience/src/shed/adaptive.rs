@@ -15,6 +15,8 @@ use tokio::time::Instant;
 const LOOKS: u32 = 16;
 /// How many calls the calm latency remembers.
 const MEMORY: f64 = 32.0;
+/// With a calm call among this many, no queue stands.
+const STANDING: u32 = 8;
 /// The longest look, in calm latencies and at least.
 const LOOK_LATENCIES: u32 = 10;
 const LOOK_LEAST: Duration = Duration::from_millis(100);
@@ -29,7 +31,7 @@ pub struct AdaptivePolicy {
     pub least: u32,
     /// The highest limit, up to 1 000 000. Default 4 096 calls.
     pub most: u32,
-    /// How long latencies are gathered before the limit moves, 10 ms to 10 s. Default 100 ms.
+    /// How long latencies are gathered before the limit moves, 10 ms to 10 s. Default 50 ms.
     pub window: Duration,
     /// How old the calm latency may become under overload before a look is taken, 1 s and up. Default 5 s.
     pub look: Duration,
@@ -41,7 +43,7 @@ impl Default for AdaptivePolicy {
             initial: 20,
             least: 2,
             most: 4096,
-            window: Duration::from_millis(100),
+            window: Duration::from_millis(50),
             look: Duration::from_secs(5),
         }
     }
@@ -89,6 +91,8 @@ pub struct Adaptive {
     calm: f64,
     /// When that was known last.
     calm_at: Instant,
+    /// Until when the latencies are those of an earlier limit.
+    settled: Instant,
     look: Option<Look>,
 }
 
@@ -103,7 +107,7 @@ impl Adaptive {
     /// At its initial limit.
     pub fn new(policy: AdaptivePolicy, now: Instant) -> Self {
         let policy = policy.clamped();
-        Self { policy, limit: f64::from(policy.initial), calm: 0.0, calm_at: now, look: None }
+        Self { policy, limit: f64::from(policy.initial), calm: 0.0, calm_at: now, settled: now, look: None }
     }
 
     /// The limit, without regard to a look.
@@ -135,7 +139,7 @@ impl Adaptive {
     pub fn step(&mut self, window: &Window, now: Instant) {
         self.learn(window, now);
         if window.answered > 0 && self.look.is_none() {
-            self.limit = self.moved(window);
+            self.limit = self.moved(window, now);
         }
         self.look = self.looking(window, now);
     }
@@ -162,37 +166,47 @@ impl Adaptive {
         }
     }
 
-    fn moved(&self, window: &Window) -> f64 {
+    fn moved(&mut self, window: &Window, now: Instant) -> f64 {
         let AdaptivePolicy { initial, least, most, .. } = self.policy;
         let limit = self.limit;
-        if !window.refused {
-            // Nothing is known against more; a limit from an overload that is over only harms bursts.
-            return if limit < f64::from(initial) {
-                limit + (f64::from(initial) - limit) * 0.05
-            } else {
-                limit
-            };
-        }
-        let mean = window.total.as_secs_f64() / f64::from(window.answered);
-        let gradient = if self.calm > 0.0 && mean > 0.0 { (self.calm / mean).clamp(0.25, 1.0) } else { 1.0 };
+        let mean = window.total / window.answered;
+        let gradient = match mean.as_secs_f64() {
+            mean if mean > 0.0 && self.calm > 0.0 => (self.calm / mean).clamp(0.25, 1.0),
+            _ => 1.0,
+        };
         let target = limit * gradient + limit.sqrt().max(2.0);
-        let moved = if target > limit { target } else { limit + (target - limit) * 0.5 };
+        // A queue that drains between bursts is what a queue is for; only one that stands is an overload.
+        let stands = window.calm < window.answered / STANDING;
+        let moved = if window.refused && target > limit {
+            target
+        } else if !(window.refused && stands) {
+            // Nothing is known against more; a limit from an overload that is over only harms bursts.
+            limit + (f64::from(initial) - limit).max(0.0) * 0.05
+        } else if now < self.settled {
+            limit
+        } else if gradient < 0.5 {
+            // Far off: at once, and then the calls that were let in before do not count against it again.
+            self.settled = now.checked_add(mean).unwrap_or(now);
+            target
+        } else {
+            limit + (target - limit) * 0.5
+        };
         moved.clamp(f64::from(least), f64::from(most))
     }
 
-    fn looking(&self, window: &Window, now: Instant) -> Option<Look> {
-        match self.look {
-            Some(look) => {
-                let calm = look.calm.saturating_add(window.calm);
-                let longest = self.calm().unwrap_or_default().saturating_mul(LOOK_LATENCIES).max(LOOK_LEAST);
-                let over = calm >= LOOKS || now.saturating_duration_since(look.since) >= longest;
-                (!over).then_some(Look { calm, ..look })
-            }
-            None => {
-                let old = now.saturating_duration_since(self.calm_at) >= self.policy.look;
-                (window.refused && old).then_some(Look { since: now, calm: 0 })
-            }
+    fn looking(&mut self, window: &Window, now: Instant) -> Option<Look> {
+        let Some(look) = self.look else {
+            let old = now.saturating_duration_since(self.calm_at) >= self.policy.look;
+            return (window.refused && old).then_some(Look { since: now, calm: 0 });
+        };
+        let calm = look.calm.saturating_add(window.calm);
+        let longest = self.calm().unwrap_or_default().saturating_mul(LOOK_LATENCIES).max(LOOK_LEAST);
+        if calm >= LOOKS || now.saturating_duration_since(look.since) >= longest {
+            // Also when it saw little: looks cost calls.
+            self.calm_at = now;
+            return None;
         }
+        Some(Look { calm, ..look })
     }
 }
 
@@ -266,6 +280,8 @@ mod tests {
         assert!(adaptive.is_looking());
         adaptive.step(&window(1, 20 * MS, true), start + 10_600 * MS);
         assert!(!adaptive.is_looking(), "a look without calm calls ends too");
+        adaptive.step(&window(16, 20 * MS, true), start + 15_500 * MS);
+        assert!(!adaptive.is_looking(), "and the next one comes no sooner for that");
     }
 
     #[tokio::test(start_paused = true)]

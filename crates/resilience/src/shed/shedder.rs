@@ -241,6 +241,8 @@ impl Drop for Admitted {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::VecDeque;
+
     use super::*;
 
     const MS: Duration = Duration::from_millis(1);
@@ -264,33 +266,33 @@ mod tests {
         assert_eq!(Arc::strong_count(&shedder), 1);
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn failures_teach_nothing_and_late_cancels_teach_that_it_is_slow() {
-        let (shedder, mut now) = (Arc::new(Shedder::default()), Instant::now());
-        let mut round = |latency: Duration, ended: Option<Ended>| {
-            let calls = full(&shedder, Priority::Normal, now);
-            now += latency;
-            for call in calls {
-                match ended {
-                    Some(ended) => call.finish(now, ended),
-                    None => drop(call),
-                }
+    /// Keeps a server full for two seconds, that answers calls after 10 ms at the earliest and at most so many
+    /// each millisecond.
+    fn keep_full(shedder: &Arc<Shedder>, now: &mut Instant, answers: usize, ended: Ended) {
+        let mut inside: VecDeque<(Instant, Admitted)> = VecDeque::new();
+        for _ in 0..2000 {
+            inside.extend(full(shedder, Priority::Normal, *now).into_iter().map(|call| (*now, call)));
+            *now += MS;
+            for _ in 0..answers {
+                let due = inside.front().is_some_and(|(began, _)| *now >= *began + 10 * MS);
+                let Some((_, call)) = due.then(|| inside.pop_front()).flatten() else { break };
+                call.finish(*now, ended);
             }
-            now += 100 * MS;
-        };
-        for _ in 0..10 {
-            round(10 * MS, Some(Ended::Answered));
         }
-        let before = shedder.stats().limit;
-        for _ in 0..10 {
-            round(MS, Some(Ended::Failed));
-        }
-        assert_eq!(shedder.stats().limit, before);
-        assert!(before > 20, "full, and none waits for another: more are let in ({before})");
-        for _ in 0..10 {
-            round(100 * MS, Some(Ended::Answered));
-        }
-        assert!(shedder.stats().limit < before, "{before}");
+        inside.into_iter().for_each(|(_, call)| call.finish(*now, Ended::Failed));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_limit_follows_the_latency_of_answers_and_of_nothing_else() {
+        let (shedder, mut now) = (Arc::new(Shedder::default()), Instant::now());
+        keep_full(&shedder, &mut now, 8, Ended::Answered);
+        let most = shedder.stats().limit;
+        assert!((72..=100).contains(&most), "80 are served at a time, and {most} are let in");
+        keep_full(&shedder, &mut now, 1, Ended::Failed);
+        assert_eq!(shedder.stats().limit, most, "failures teach nothing");
+        keep_full(&shedder, &mut now, 1, Ended::Answered);
+        let least = shedder.stats().limit;
+        assert!((8..=20).contains(&least), "10 are served at a time, and {least} are let in");
         assert_eq!(Arc::strong_count(&shedder), 1);
     }
 
