@@ -53,10 +53,14 @@ pub(crate) fn jittered(duration: Duration) -> Duration {
     spread(duration, 0.2)
 }
 
-/// `duration` more or less a tenth, by chance: for what must not happen everywhere at once.
+/// `duration` more or less a tenth, by chance: for what must not happen everywhere at once. A century at most,
+/// so that it can be added to any time.
 pub(crate) fn aged(duration: Duration) -> Duration {
-    spread(duration, 0.1)
+    spread(duration.min(CENTURY), 0.1)
 }
+
+/// Longer than anything lasts, and short enough to be added to any time.
+pub(crate) const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
 fn spread(duration: Duration, most: f64) -> Duration {
     let share = (random() >> 11) as f64 / (1u64 << 53) as f64;
@@ -66,6 +70,12 @@ fn spread(duration: Duration, most: f64) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_limit_is_too_long_to_be_waited_for() {
+        assert!(Instant::now().checked_add(aged(Duration::MAX)).is_some());
+        assert!((90..=110).contains(&aged(Duration::from_millis(100)).as_millis()));
+    }
 
     #[test]
     fn jitter_stays_within_a_fifth() {

@@ -19,7 +19,8 @@ use tokio::{
 };
 
 use crate::{
-    CallError, CallErrorKind, Io, clock,
+    CallError, CallErrorKind, Io,
+    clock::{self, CENTURY},
     failure::Failure,
     io::{Traffic, Wire},
     upload::Outbound,
@@ -84,7 +85,7 @@ impl Http1 {
     /// `max_age` ± 10 %.
     pub(crate) fn new(most: usize, keep: Duration, max_age: Option<Duration>) -> Self {
         let (shelf, busy) = (Mutex::default(), AtomicUsize::new(0));
-        Self { shelf, busy, most: most.max(1), keep, max_age, sooner: Notify::new() }
+        Self { shelf, busy, most: most.max(1), keep: keep.min(CENTURY), max_age, sooner: Notify::new() }
     }
 
     fn shelf(&self) -> MutexGuard<'_, Shelf> {

@@ -122,3 +122,54 @@ impl Lines {
         self.all().for_each(|slot| slot.store(None));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use tokio::task::JoinSet;
+
+    use super::*;
+
+    /// A connection whose peer allows two streams; the tasks of both ends.
+    async fn narrow(ends: &mut JoinSet<()>) -> Arc<Http2> {
+        let (near, far) = tokio::io::duplex(4096);
+        ends.spawn(async move {
+            let mut builder = h2::server::Builder::new();
+            builder.max_concurrent_streams(2);
+            let mut server = builder.handshake::<_, Bytes>(far).await.unwrap();
+            while server.accept().await.is_some() {}
+        });
+        let (connection, mut driver) = Http2::open(Box::new(near), false).await.unwrap();
+        let served = Arc::clone(&connection);
+        ends.spawn(async move { drop(served.serve(&mut driver, || {}).await) });
+        connection
+    }
+
+    #[tokio::test]
+    async fn the_first_with_room_is_taken_and_looking_for_it_allocates_nothing() {
+        let mut ends = JoinSet::new();
+        let lines = Lines::new(3);
+        assert!(matches!(lines.take(None), Took::Nothing));
+        let (first, spare) = (narrow(&mut ends).await, narrow(&mut ends).await);
+        lines.store(Place::First, Some(Arc::clone(&first)));
+        lines.store(Place::Spare(0), Some(Arc::clone(&spare)));
+        let take = || match lines.take(None) {
+            Took::Stream { connection, last } => (Arc::ptr_eq(&connection, &first), last),
+            _ => panic!("there is room"),
+        };
+        assert_eq!([take(), take(), take()], [(true, false), (true, true), (false, false)]);
+        let counted = allocation_counter::measure(|| {
+            assert_eq!(take(), (false, true));
+            assert!(matches!(lines.take(None), Took::Full) && !lines.have_room());
+            first.give_stream();
+            assert_eq!(take(), (true, true));
+            first.retire();
+            spare.give_stream();
+            assert_eq!(take(), (false, true));
+        });
+        assert_eq!(counted.count_total, 0);
+        assert_eq!((lines.free(), lines.count(), lines.open_streams()), (Some(1), 2, 4));
+        spare.retire();
+        assert!(!lines.are_alive() && matches!(lines.take(None), Took::Nothing));
+    }
+}

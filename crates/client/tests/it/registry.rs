@@ -4,7 +4,10 @@ use std::{sync::Arc, time::Duration};
 
 use meshwork_client::{CallErrorKind, ConnectionState, Missing};
 use meshwork_core::{Error, Seen, Status};
-use tokio::time::{self, Instant};
+use tokio::{
+    task::JoinSet,
+    time::{self, Instant},
+};
 
 use crate::{
     peer::{Peer, frozen, refused},
@@ -248,4 +251,40 @@ async fn a_call_pinned_to_an_instance_that_is_down_fails_soon_though_others_are_
     let error = text(channel.to_instance("users-2").get("/")).await.unwrap_err();
     assert_eq!(error.kind(), CallErrorKind::Connect, "{error}");
     assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_set_that_changes_a_thousand_times_a_second_fails_no_call() {
+    let mut peers = Vec::new();
+    for name in ["users-1", "users-2", "users-3"] {
+        peers.push(Peer::native(name).await);
+        peers.last().unwrap().delay(2 * MS);
+    }
+    let record = |nth: usize| native(["users-1", "users-2", "users-3"][nth], "http", peers[nth].addr);
+    let registry = Registry::of((0..3).map(record));
+    let channel = registry.channel();
+    let end = Instant::now() + Duration::from_secs(1);
+    let mut calls = JoinSet::new();
+    let mut changes = 0;
+    while Instant::now() < end {
+        // One goes and comes; the two others stay or change their weight.
+        let (gone, changed) = (changes % 3, (changes / 3) % 3);
+        registry.set((0..3).filter(|nth| *nth != gone).map(|nth| {
+            let mut record = record(nth);
+            record.weight = if nth == changed { 50 + (changes % 50) as u16 } else { 100 };
+            record
+        }));
+        changes += 1;
+        calls.spawn(text(channel.post("/")));
+        time::sleep(MS).await;
+    }
+    let results = calls.join_all().await;
+    let failed: Vec<_> = results.iter().filter_map(|result| result.as_ref().err()).collect();
+    assert!(failed.is_empty(), "{} of {} failed: {}", failed.len(), results.len(), failed[0]);
+    assert!(changes > 100, "{changes}");
+    registry.set([record(0)]);
+    until("one is left and nothing hangs on the others", || {
+        channel.nodes().len() == 1 && peers[1].open() + peers[2].open() == 0
+    })
+    .await;
 }

@@ -19,6 +19,7 @@ use crate::{
 };
 
 const BOTH: &[&str] = &["h2", "http/1.1"];
+const PLACE: &str = "`[client.users.tls]`";
 const ID: &str = "spiffe://test/prod/users";
 
 /// A channel that trusts `authority`.
@@ -31,7 +32,8 @@ fn channel(
     let mut tls = TlsConfig::default();
     tls.ca_file = Some(authority.file(dir));
     change(&mut tls);
-    Registry::of([instance]).channel_with(|config| config.connect = Arc::new(TlsConnect::new(tls)))
+    Registry::of([instance])
+        .channel_with(|config| config.connect = Arc::new(TlsConnect::new(PLACE, tls).unwrap()))
 }
 
 fn show(signed: &Signed, dir: &Path) -> impl FnOnce(&mut TlsConfig) + use<> {
@@ -162,11 +164,14 @@ async fn what_the_configuration_lacks_is_named() {
     };
     for (channel, words) in [
         (of(|_| {}), "it does not answer in TLS: is its scheme right?"),
-        (of(|tls| tls.ca_file = None), "nothing is trusted: set `ca_file`, or `platform_roots = true`"),
-        (of(|tls| tls.ca_file = Some("/nowhere/ca.pem".into())), "reading `ca_file` (/nowhere/ca.pem)"),
-        (of(|tls| tls.ca_file = Some("/dev/zero".into())), "reading `ca_file` (/dev/zero)"),
-        (of(|tls| tls.cert_file = tls.ca_file.clone()), "TLS takes both or none"),
-        (of(|tls| tls.server_name = Some("no name".into())), "set `[client.<service>.tls] server_name`"),
+        (
+            of(|tls| tls.ca_file = Some("/nowhere/ca.pem".into())),
+            "reading `ca_file` of `[client.users.tls]` (/nowhere/ca.pem)",
+        ),
+        (
+            of(|tls| tls.ca_file = Some("/dev/zero".into())),
+            "reading `ca_file` of `[client.users.tls]` (/dev/zero)",
+        ),
         (
             Registry::of([native("users-1", "https", plain.addr)]).channel(),
             "say in `[client.<service>.tls]` whom to trust",
@@ -177,6 +182,13 @@ async fn what_the_configuration_lacks_is_named() {
         assert_eq!(error.delivered(), Delivered::No);
     }
     assert_eq!(plain.requests(), 0);
+    let refused = |change: fn(&mut TlsConfig)| {
+        let mut tls = TlsConfig::default();
+        change(&mut tls);
+        TlsConnect::new(PLACE, tls).unwrap_err().to_string()
+    };
+    assert!(refused(|tls| tls.cert_file = Some("cert.pem".into())).contains("it takes both"));
+    assert!(refused(|tls| tls.server_name = Some("no name".into())).contains("`server_name` of"));
 }
 
 /// What was logged on this thread.
