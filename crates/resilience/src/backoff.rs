@@ -15,6 +15,19 @@ pub enum Jitter {
     Fifth,
 }
 
+impl Jitter {
+    /// `pause`, spread. `random` is uniform bits ([`chance::bits`]).
+    pub fn spread(self, pause: Duration, random: u64) -> Duration {
+        let unit = chance::unit(random);
+        let share = match self {
+            Self::Full => unit,
+            Self::Fifth => 0.8 + 0.4 * unit,
+        };
+        // One too long to be multiplied stays as it is.
+        Duration::try_from_secs_f64(pause.as_secs_f64() * share).unwrap_or(pause)
+    }
+}
+
 /// A back-off: the nth pause is `first × 2ⁿ`, at most `longest`, spread by `jitter`.
 ///
 /// ```
@@ -45,17 +58,8 @@ impl Backoff {
     /// The `nth` pause, from 0. `random` is uniform bits ([`chance::bits`]).
     pub fn pause(&self, nth: u32, random: u64) -> Duration {
         let pause = self.first.saturating_mul(1 << nth.min(30)).min(self.longest);
-        let unit = chance::unit(random);
-        match self.jitter {
-            Jitter::Full => pause.mul_f64(unit),
-            Jitter::Fifth => jittered(pause, unit),
-        }
+        self.jitter.spread(pause, random)
     }
-}
-
-/// `pause` more or less a fifth; one too long to be multiplied stays as it is.
-fn jittered(pause: Duration, unit: f64) -> Duration {
-    Duration::try_from_secs_f64(pause.as_secs_f64() * (0.8 + 0.4 * unit)).unwrap_or(pause)
 }
 
 /// A [`Backoff`] that counts the failures itself.
@@ -97,6 +101,14 @@ mod tests {
         }
         pauses.reset();
         assert!(pauses.next(chance::bits()) <= Duration::from_millis(120));
+    }
+
+    #[test]
+    fn jitter_stays_within_a_fifth() {
+        for _ in 0..1000 {
+            let millis = Jitter::Fifth.spread(Duration::from_millis(100), chance::bits()).as_millis();
+            assert!((80..=120).contains(&millis), "{millis}");
+        }
     }
 
     #[test]

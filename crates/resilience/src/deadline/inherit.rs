@@ -13,6 +13,9 @@ use tower_service::Service;
 
 use super::header as wire;
 
+/// The longest lane or trace context that is passed on, in bytes.
+const MAX_TEXT: usize = 256;
+
 /// What a server takes over from the headers of a request, and how far it believes them.
 ///
 /// ```
@@ -43,7 +46,7 @@ impl Inherit {
         asked.map(|asked| asked.min(self.longest)).or(self.absent)
     }
 
-    /// The context of the handler of a request that came `now`: deadline, attempt, priority. What is
+    /// The context of the handler of a request that came `now`: deadline, attempt, priority, lane and trace. What is
     /// malformed counts as absent.
     pub fn context(&self, request: &HeaderMap, now: Instant) -> Context {
         let word = |name: &str| request.get(name).and_then(|value| value.to_str().ok());
@@ -52,8 +55,10 @@ impl Inherit {
         let timeout = self.timeout(wire::asked(request, is_grpc));
         context.deadline = timeout.and_then(|timeout| now.checked_add(timeout));
         context.attempt = word(headers::ATTEMPT).and_then(|attempt| attempt.parse().ok()).unwrap_or_default();
-        context.lane = word(headers::LANE).map(Into::into);
-        context.trace = word(headers::TRACEPARENT).map(Into::into);
+        let short =
+            |name: &str| word(name).filter(|text| (1..=MAX_TEXT).contains(&text.len())).map(Into::into);
+        context.lane = short(headers::LANE);
+        context.trace = short(headers::TRACEPARENT);
         context.priority = match word(headers::PRIORITY).and_then(Priority::parse).unwrap_or_default() {
             Priority::Critical if !self.critical => Priority::Normal,
             priority => priority,

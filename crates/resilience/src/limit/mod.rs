@@ -1,7 +1,7 @@
 //! How many calls run at a time, and how many begin per second.
 //!
 //! [`Gate`] is a concurrency limit with a bounded queue whose waiters give up at their deadlines, [`LimitLayer`] the
-//! layer around it; [`RateLayer`] (feature `rate`) limits calls per second by governor's GCRA.
+//! layer around it; `RateLayer` (feature `rate`) limits calls per second by governor's GCRA.
 
 mod gate;
 mod layer;

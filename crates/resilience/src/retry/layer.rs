@@ -200,7 +200,6 @@ impl<J, R: Replay> RetryCall<J, R> {
         self.attempts.push(Attempt::new(what, now.saturating_duration_since(self.began), next.words()));
         if let Next::Stop(why) = next
             && why.is_spent()
-            && self.allowed.idempotent
         {
             Chain::spent();
         }

@@ -86,6 +86,8 @@ pub enum Stop {
     NotKept,
     /// The call is made inside somebody's retry.
     Nested,
+    /// A single attempt is all that is configured.
+    Single,
     /// As many attempts as configured were made.
     Attempts,
     /// The server asked for no further attempt.
@@ -106,6 +108,7 @@ impl Stop {
             Self::NotIdempotent => "no retry: not idempotent",
             Self::NotKept => "no retry: the request is a stream or too large to keep",
             Self::Nested => "no retry: the caller retries already",
+            Self::Single => "no retry: the only attempt is used up",
             Self::Attempts => "no retry: attempts used up",
             Self::Forbidden => "no retry: the server asked for none",
             Self::Time => "no retry: no time left",
@@ -114,10 +117,10 @@ impl Stop {
         }
     }
 
-    /// Whether a retry was meant and is spent: the callers of whoever made the call should not try again
-    /// either ([`Chain`](super::Chain)).
+    /// Whether retries were meant and are spent: the callers of whoever made the call should not try again
+    /// either ([`Chain`](super::Chain)). Not inside somebody's retry: that one counts its own.
     pub fn is_spent(self) -> bool {
-        matches!(self, Self::Nested | Self::Attempts | Self::Forbidden | Self::Budget)
+        matches!(self, Self::Attempts | Self::Forbidden | Self::Budget)
     }
 }
 
@@ -220,7 +223,7 @@ impl Recovery {
             return Some(Stop::Nested);
         }
         if self.retries + 1 >= allowed.attempts.clamp(1, ATTEMPTS) {
-            return Some(Stop::Attempts);
+            return Some(if self.retries == 0 { Stop::Single } else { Stop::Attempts });
         }
         (trouble.pushback == Pushback::Never).then_some(Stop::Forbidden)
     }
@@ -319,6 +322,24 @@ mod tests {
     fn a_refusal_for_overload_is_a_retry_and_not_free() {
         let refused = crate::Overload::new(crate::Full::Queue, PAUSE);
         assert_eq!(next(&mut Recovery::default(), Trouble::of(&refused), IDEMPOTENT), Next::Retry(PAUSE));
+    }
+
+    #[test]
+    fn retries_are_spent_by_those_who_meant_to_retry() {
+        let ask = |trouble: Trouble, allowed: Allowed, times: usize, budget: bool| {
+            let mut recovery = Recovery::default();
+            let mut next =
+                || recovery.next(&trouble, &allowed, &Backoff::RETRY, LEFT, || 0, || true, || budget);
+            let all: Vec<Next> = (0..times).map(|_| next()).collect();
+            matches!(all.last(), Some(Next::Stop(why)) if why.is_spent())
+        };
+        let forbidden = Trouble { pushback: Pushback::Never, ..LOST };
+        assert!(ask(LOST, IDEMPOTENT, 2, true), "it retried");
+        assert!(ask(LOST, IDEMPOTENT, 1, false), "it would have, but for the budget");
+        assert!(ask(forbidden, IDEMPOTENT, 1, true), "somebody further down has");
+        assert!(!ask(LOST, Allowed { attempts: 1, ..IDEMPOTENT }, 1, true), "it leaves that to its callers");
+        assert!(!ask(LOST, Allowed { nested: true, ..IDEMPOTENT }, 1, true));
+        assert!(!ask(LOST, Allowed { idempotent: false, ..IDEMPOTENT }, 1, true));
     }
 
     #[test]

@@ -106,7 +106,7 @@ fn run(seed: u64, load: &Load) -> Record {
     }
 }
 
-const OVERLOAD: Load = Load { workers: 4, rate: |_| 800.0, seconds: 22, slower: 1.0, sheds: true };
+const OVERLOAD: Load = Load { workers: 4, rate: |_| 800.0, seconds: 18, slower: 1.0, sheds: true };
 
 /// Unloaded, the slowest of a hundred calls takes nearly 12 ms.
 const UNLOADED: u64 = 12 * MS;
@@ -145,7 +145,7 @@ fn worst(seeds: u64, load: &Load, from: u64, to: u64, capacity: f64) -> Worst {
 fn a_server_offered_twice_its_capacity_works_on() {
     // Calm for a second, twice the capacity for twenty, calm again.
     let rate = |now| if (SECOND..21 * SECOND).contains(&now) { 800.0 } else { 200.0 };
-    let load = Load { rate, ..OVERLOAD };
+    let load = Load { rate, seconds: 22, ..OVERLOAD };
     print!("scenario 10 (sim), 400 rps offered 800 for 20 s, ");
     let worst = worst(seeds(), &load, SECOND, 21 * SECOND, 400.0);
     println!(
@@ -160,7 +160,7 @@ fn a_server_offered_twice_its_capacity_works_on() {
 #[test]
 fn a_server_that_starts_into_an_overload_finds_its_limit() {
     print!("scenario 10 (sim), from a cold start, ");
-    let worst = worst(seeds() / 8, &OVERLOAD, 6 * SECOND, 22 * SECOND, 400.0);
+    let worst = worst(seeds() / 8, &OVERLOAD, 6 * SECOND, 18 * SECOND, 400.0);
     assert!(worst.goodput >= 0.9 && worst.critical >= 0.99 && worst.p99 <= 3 * UNLOADED);
 }
 
@@ -169,15 +169,15 @@ fn handlers_that_become_slower_under_overload_are_not_taken_for_a_queue() {
     let load = Load { slower: 2.0, ..OVERLOAD };
     print!("scenario 10 (sim), handlers twice as slow half-way, ");
     // Critical calls alone are 80 % of what is left; two looks are taken in the time that is not counted.
-    let worst = worst(seeds() / 8, &load, 17 * SECOND, 22 * SECOND, 200.0);
+    let worst = worst(seeds() / 8, &load, 14 * SECOND, 18 * SECOND, 200.0);
     assert!(worst.goodput >= 0.9 && worst.p99 <= 3 * 2 * UNLOADED);
 }
 
 #[test]
 fn a_large_server_grows_to_its_capacity_and_keeps_it() {
-    let load = Load { workers: 40, rate: |_| 8000.0, seconds: 8, ..OVERLOAD };
+    let load = Load { workers: 40, rate: |_| 8000.0, seconds: 5, ..OVERLOAD };
     print!("scenario 10 (sim), 4 000 rps offered 8 000, ");
-    let worst = worst(seeds() / 40, &load, 2 * SECOND, 8 * SECOND, 4000.0);
+    let worst = worst(seeds() / 40, &load, 2 * SECOND, 5 * SECOND, 4000.0);
     assert!(worst.goodput >= 0.9 && worst.critical >= 0.99 && worst.p99 <= 3 * UNLOADED);
 }
 
@@ -201,6 +201,6 @@ fn below_its_capacity_a_server_refuses_next_to_nothing() {
 fn without_shedding_the_same_server_serves_nobody_in_time() {
     let load = Load { sheds: false, ..OVERLOAD };
     let record = run(0, &load);
-    let goodput = record.per_second(5 * SECOND, 22 * SECOND) / 400.0;
+    let goodput = record.per_second(5 * SECOND, 18 * SECOND) / 400.0;
     assert!(goodput <= 0.1, "{goodput}");
 }
