@@ -43,6 +43,16 @@ pub trait Replay: Call + Sized {
     /// A copy for another attempt; `None` when it is a stream or larger than [`MAX_KEPT`].
     fn again(&self) -> Option<Self>;
 
+    /// What it asks for, as the same words each time: latencies are learned for each. Default: nothing.
+    fn method(&self) -> &str {
+        ""
+    }
+
+    /// How many attempts it may have, where that differs from the layer's policy. Default: the layer's.
+    fn attempts(&self) -> Option<u8> {
+        None
+    }
+
     /// Writes which attempt this is, from 0, so that nobody downstream tries again. Default: nothing; the
     /// [`Context`] in which the attempt runs says it too.
     fn number(&mut self, attempt: u32) {
@@ -53,6 +63,10 @@ pub trait Replay: Call + Sized {
 /// In the extensions of an HTTP request: whether it may run twice, whatever its method says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Idempotent(pub bool);
+
+/// In the extensions of an HTTP request: how many attempts it may have, the first included, 1 to 5.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Attempts(pub u8);
 
 /// In the extensions of an HTTP request: when its caller stops waiting. The deadline layer writes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,11 +89,21 @@ impl<B> Call for Request<B> {
 impl<B: Body + Clone> Replay for Request<B> {
     /// As [`Idempotent`] says, else whether its method promises it.
     fn is_idempotent(&self) -> bool {
-        self.extensions().get::<Idempotent>().map_or_else(|| is_safe(self.method()), |marked| marked.0)
+        self.extensions().get::<Idempotent>().map_or_else(|| is_safe(Self::method(self)), |marked| marked.0)
     }
 
     fn again(&self) -> Option<Self> {
         (self.body().size_hint().upper()? <= MAX_KEPT).then(|| self.clone())
+    }
+
+    /// Its path.
+    fn method(&self) -> &str {
+        self.uri().path()
+    }
+
+    /// As [`Attempts`] says.
+    fn attempts(&self) -> Option<u8> {
+        self.extensions().get::<Attempts>().map(|attempts| attempts.0)
     }
 
     fn number(&mut self, attempt: u32) {

@@ -64,6 +64,6 @@ pub mod shed;
 
 pub use backoff::{Backoff, Jitter, Pauses};
 pub use budget::Budget;
-pub use call::{Call, Ends, Idempotent, MAX_KEPT, Replay, is_safe};
+pub use call::{Attempts, Call, Ends, Idempotent, MAX_KEPT, Replay, is_safe};
 pub use overload::{Full, Overload};
 pub use pushback::{PUSHBACK, Pushback};

@@ -13,7 +13,7 @@ use http::{Request, Response};
 use http_body_util::Full;
 use meshwork_core::{Context, Delivered, Verdict};
 use meshwork_resilience::{
-    Budget, Idempotent, Overload,
+    Attempts, Budget, Idempotent, Overload,
     deadline::{DeadlineLayer, InheritLayer, Passed},
     hedge::{HedgeLayer, Lost},
     limit::LimitLayer,
@@ -232,6 +232,15 @@ async fn a_stream_or_a_large_body_is_not_sent_again() {
     *large.body_mut() = Full::new(Bytes::from(vec![0; 64 * 1024 + 1]));
     let error = retried(&script, 3, large).await.unwrap_err();
     assert!(error.to_string().ends_with("too large to keep"), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_may_ask_for_other_attempts_than_the_layer() {
+    let script = Script::of([Does::Loses, Does::Loses, Does::Answers(200)]);
+    let mut request = request(true);
+    request.extensions_mut().insert(Attempts(3));
+    assert!(retried(&script, 1, request).await.is_ok());
+    assert_eq!(script.attempts().len(), 3);
 }
 
 #[tokio::test(start_paused = true)]

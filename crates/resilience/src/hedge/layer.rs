@@ -16,7 +16,7 @@ use tokio::time::{self, Instant, Sleep};
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::{HedgePolicy, HedgeStats, Hedging, Suits};
+use super::{HedgePolicy, HedgeStats, Hedging, Methods, Suits};
 use crate::{Budget, Replay};
 
 /// The attempt that answered second was cancelled.
@@ -44,7 +44,7 @@ pub struct Lost {
 /// ```
 #[derive(Clone)]
 pub struct HedgeLayer {
-    hedging: Arc<Hedging>,
+    methods: Arc<Methods>,
     budget: Arc<Budget>,
     counts: bool,
     on_lost: Option<Arc<dyn Fn(Lost) + Send + Sync>>,
@@ -59,8 +59,8 @@ impl fmt::Debug for HedgeLayer {
 impl HedgeLayer {
     /// A layer inside of a [`RetryLayer`](crate::retry::RetryLayer) with the same budget, which counts the calls.
     pub fn new(budget: Arc<Budget>) -> Self {
-        let hedging = Arc::new(Hedging::new(HedgePolicy::default(), Instant::now()));
-        Self { hedging, budget, counts: false, on_lost: None }
+        let methods = Arc::new(Methods::new(HedgePolicy::default()));
+        Self { methods, budget, counts: false, on_lost: None }
     }
 
     /// A layer without retries around it: it counts the calls of its own budget.
@@ -72,7 +72,7 @@ impl HedgeLayer {
     /// With this policy.
     #[must_use]
     pub fn policy(self, policy: HedgePolicy) -> Self {
-        Self { hedging: Arc::new(Hedging::new(policy, Instant::now())), ..self }
+        Self { methods: Arc::new(Methods::new(policy)), ..self }
     }
 
     /// Tells each attempt that was cancelled since the other one answered.
@@ -83,7 +83,7 @@ impl HedgeLayer {
 
     /// The counters.
     pub fn stats(&self) -> HedgeStats {
-        self.hedging.stats()
+        self.methods.stats()
     }
 
     fn lost(&self, hedge: bool, at_least: Duration) {
@@ -132,13 +132,14 @@ where
         let idempotent = request.is_idempotent();
         let copy = if idempotent && attempt == 0 { request.again() } else { None };
         let suits = Suits { idempotent, kept: copy.is_some(), nested: attempt > 0 };
-        let after = self.hedge.hedging.after(suits, now);
+        let hedging = Arc::clone(self.hedge.methods.of(request.method(), now));
+        let after = hedging.after(suits, now);
         let second = match (after, copy) {
             (Some(after), Some(copy)) => Second::Waiting { sleep: time::sleep(after), copy: Some(copy) },
             _ => Second::Never,
         };
         let first = First::Running { future: inner.call(request) };
-        HedgeFuture { first, second, inner, began: now, hedge: self.hedge.clone() }
+        HedgeFuture { first, second, inner, began: now, hedging, hedge: self.hedge.clone() }
     }
 }
 
@@ -154,6 +155,7 @@ pin_project! {
         second: Second<S::Future, R>,
         inner: S,
         began: Instant,
+        hedging: Arc<Hedging>,
         hedge: HedgeLayer,
     }
 }
@@ -192,7 +194,7 @@ where
             let latency = now.saturating_duration_since(*this.began);
             match came {
                 Ok(answer) => {
-                    this.hedge.hedging.answered(latency, now);
+                    this.hedging.answered(latency, now);
                     if let SecondProjected::Running { began, .. } = this.second.as_mut().project() {
                         this.hedge.lost(true, now.saturating_duration_since(*began));
                     }
@@ -210,7 +212,7 @@ where
                 SecondProjected::Never => return Poll::Pending,
                 SecondProjected::Waiting { sleep, copy } => {
                     task::ready!(sleep.poll(cx));
-                    if this.hedge.hedging.take(&this.hedge.budget, Instant::now()) {
+                    if this.hedging.take(&this.hedge.budget, Instant::now()) {
                         Second::Readying { copy: copy.take() }
                     } else {
                         Second::Never
@@ -233,7 +235,7 @@ where
                     let at_least = now.saturating_duration_since(*this.began);
                     match (came, this.first.as_mut().project()) {
                         (Ok(answer), FirstProjected::Running { .. }) => {
-                            this.hedge.hedging.won(at_least, now);
+                            this.hedging.won(at_least, now);
                             this.hedge.lost(false, at_least);
                             return Poll::Ready(Ok(answer));
                         }

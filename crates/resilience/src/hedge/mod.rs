@@ -5,8 +5,10 @@
 
 mod layer;
 mod learned;
+mod methods;
 mod step;
 
 pub use layer::{HedgeFuture, HedgeLayer, HedgeService, Lost};
 pub use learned::Learned;
+pub use methods::Methods;
 pub use step::{HedgePolicy, HedgeStats, Hedging, Suits};

@@ -64,7 +64,7 @@ pub struct HedgeStats {
     pub refused: u64,
 }
 
-/// What one client knows of its latencies, and its hedges.
+/// What one client knows of the latencies of one method ([`Methods`](super::Methods) keeps several), and its hedges.
 ///
 /// Only first attempts teach it: their latency, or how long they had taken when the hedge won, which is a lower
 /// bound above the quantile.

@@ -107,6 +107,9 @@ impl Gate {
     /// # Errors
     /// [`Full::Queue`] or, LIFO, [`Full::Displaced`] when too many wait; [`Full::Wait`] when no turn came in time.
     ///
+    /// # Panics
+    /// When it has to wait outside of a tokio runtime with timers.
+    ///
     /// # Cancel safety
     /// Dropping the future gives up its place, or the permit it was just given, to the next one.
     pub fn acquire(&self, ends: Option<Instant>) -> Acquire {

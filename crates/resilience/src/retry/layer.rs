@@ -125,7 +125,7 @@ where
                 idempotent: request.is_idempotent(),
                 kept: kept.is_some(),
                 nested: attempt > 0,
-                attempts: self.retry.policy.attempts,
+                attempts: request.attempts().unwrap_or(self.retry.policy.attempts),
             },
             ends: request.deadline(),
             kept,
