@@ -226,11 +226,17 @@ impl Hub {
             Some(cause) => errors::again(context(), &cause),
             None => Error::unavailable(format!("{}: no watch", context())),
         })?;
-        for outcome in created {
-            outcome.map_err(|cause| errors::again(context(), &cause))?;
-        }
+        // Read in any case: what is denied of an old token is asked for with another one, see `Feed::refused`.
         let found = store::read(&self.members, &written.records).await;
         let found = found.map_err(|failure| failure.into_error(context()))?;
+        for outcome in created {
+            outcome.map_err(|cause| match cause.kind() {
+                ErrorKind::Denied => {
+                    Error::unavailable(format!("{}: it was denied, though reading is not", context()))
+                }
+                _ => errors::again(context(), &cause),
+            })?;
+        }
         match claim.judge(&self.keys, &written.records, written.lease, &found) {
             Found::Same => Ok(taps),
             other => Err(self.judged(other, &written.records)),

@@ -7,9 +7,10 @@ use tonic::{Code, Status};
 
 use crate::config::is_https;
 
-// What etcd says of tokens, users and permissions, each by one text only.
+// What etcd says of tokens, users and permissions, each by one text, and some releases by another.
 const BAD_TOKEN: &str = "etcdserver: invalid auth token";
 const OLD_USERS: &str = "etcdserver: revision of auth store is old";
+const OLD_USERS_TOO: &str = "auth: revision in header is old";
 const NO_USER: &str = "etcdserver: user name is empty";
 const BAD_PASSWORD: &str = "etcdserver: authentication failed, invalid user ID or password";
 const WITHOUT_USERS: &str = "etcdserver: authentication is not enabled";
@@ -162,12 +163,17 @@ fn tls_of<'a>(error: &'a (dyn error::Error + 'static)) -> Option<&'a rustls::Err
 
 /// Whether this is said of a token that was good once: another login may mend it.
 fn is_about_token(message: &str) -> bool {
-    message.ends_with(BAD_TOKEN) || message.ends_with(OLD_USERS)
+    [BAD_TOKEN, OLD_USERS, OLD_USERS_TOO].iter().any(|text| message.ends_with(text))
 }
 
 /// Whether a watch was refused for its token, or for having none.
 pub(crate) fn is_reason_token(reason: &str) -> bool {
     is_about_token(reason) || reason.ends_with(NO_USER)
+}
+
+/// Whether a watch was refused for want of permission.
+pub(crate) fn is_reason_permission(reason: &str) -> bool {
+    reason.ends_with(NOT_PERMITTED)
 }
 
 /// Whether a request was refused for its token, or for having none, and surely not done.

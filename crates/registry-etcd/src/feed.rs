@@ -1,7 +1,7 @@
 //! What stands under a prefix, followed: a tap on the shared watch stream, joined with lists by the rules
 //! of `resume.rs`. It bridges one short gap by itself; a longer one ends it with an error.
 
-use std::{collections::VecDeque, future};
+use std::{collections::VecDeque, future, sync::Arc};
 
 use meshwork_core::{BoxFuture, Error, ErrorChain, ErrorKind};
 use tokio::{time, time::Instant};
@@ -117,7 +117,7 @@ impl Feed {
                     tracing::debug!(prefix = %self.prefix, cause = %ErrorChain(&*cause), "watch cut");
                     Ok(Input::Cut)
                 }
-                Told::Cut(cause) => Err(errors::again(format!("watching {}", self.prefix), &cause)),
+                Told::Cut(cause) => Err(self.refused(&cause).await),
             },
             () = time::sleep_until(self.deadline), if !live => Err(self.overdue()),
             () = time::sleep_until(self.audit_at), if live && self.audit.is_none() => {
@@ -136,6 +136,22 @@ impl Feed {
                     Err(_) => Ok(Input::Unaudited),
                 }
             }
+        }
+    }
+
+    /// Why there is no watch. Older releases of etcd say of an old token that it permits nothing: what is
+    /// denied is asked for by a list before it is believed, which sees to another token.
+    async fn refused(&mut self, cause: &Arc<Error>) -> Error {
+        let context = format!("watching {}", self.prefix);
+        // Where there is no stream at all, it is not this watch that is denied.
+        if cause.kind() != ErrorKind::Denied || self.hub.taps.absent().is_some() {
+            return errors::again(context, cause);
+        }
+        let list = list(self.hub.clone(), self.prefix.clone(), Part::Keys);
+        match time::timeout_at(self.deadline, list).await {
+            Ok(Ok(_)) => Error::unavailable(format!("{context}: it was denied, though reading is not")),
+            Ok(Err(error)) => Error::new(error.kind(), context).with_source(error),
+            Err(_elapsed) => self.overdue(),
         }
     }
 

@@ -34,6 +34,9 @@ pub(crate) struct Login {
     turn: Mutex<Turn>,
 }
 
+/// The token that a login gives.
+type Answer = Result<String, etcd_client::Error>;
+
 enum Password {
     Fixed(Secret),
     File(PathBuf),
@@ -110,6 +113,18 @@ impl Login {
     /// # Cancel safety
     /// Dropping the future leaves the token as it was.
     pub(crate) async fn renew(&self, client: &Client, stale: u64) -> Result<(), Error> {
+        let ask = |user, password| async {
+            let answer = client.auth_client().authenticate(user, password).await?;
+            Ok(answer.token().to_owned())
+        };
+        self.renew_by(ask, stale).await
+    }
+
+    async fn renew_by<F: Future<Output = Answer>>(
+        &self,
+        ask: impl FnOnce(String, String) -> F,
+        stale: u64,
+    ) -> Result<(), Error> {
         let asked = Instant::now();
         let mut turn = self.turn.lock().await;
         let now = self.now.read().unwrap_or_else(PoisonError::into_inner).clone();
@@ -117,11 +132,11 @@ impl Login {
             return Ok(());
         }
         if let Some((at, error)) = &turn.failed
-            && *at >= asked
+            && *at > asked
         {
             return Err(errors::echo(error));
         }
-        let outcome = self.log_in(client, &now, &mut turn).await;
+        let outcome = self.log_in(ask, &now, &mut turn).await;
         match outcome {
             Ok(header) => {
                 turn.failed = None;
@@ -137,9 +152,9 @@ impl Login {
         }
     }
 
-    async fn log_in(
+    async fn log_in<F: Future<Output = Answer>>(
         &self,
-        client: &Client,
+        ask: impl FnOnce(String, String) -> F,
         before: &Token,
         turn: &mut Turn,
     ) -> Result<Option<HeaderValue>, Error> {
@@ -157,16 +172,15 @@ impl Login {
         }
         (turn.last, turn.useless) = (Some(Instant::now()), useless);
         let asking = || format!("logging in to etcd as user `{}`", self.user);
-        let (mut auth, user) = (client.auth_client(), self.user.to_string());
-        let answer = auth.authenticate(user, password.reveal().to_owned());
+        let answer = ask(self.user.to_string(), password.reveal().to_owned());
         let answer = time::timeout(self.patience, answer).await;
         let answer = answer.map_err(|_elapsed| {
             Error::unavailable(format!("{}: no answer within {:?}", asking(), self.patience))
         })?;
         match answer {
-            Ok(answer) => {
+            Ok(token) => {
                 turn.refused = None;
-                let mut header = HeaderValue::try_from(answer.token()).map_err(|e| {
+                let mut header = HeaderValue::try_from(token).map_err(|e| {
                     Error::new(ErrorKind::Protocol, format!("{}: its token", asking())).with_source(e)
                 })?;
                 header.set_sensitive(true);
@@ -228,4 +242,113 @@ impl Login {
 
 fn pause(useless: u32) -> Duration {
     PAUSE.saturating_mul(1 << useless.min(10)).min(LONGEST_PAUSE)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use tonic::{Code, Status};
+
+    use super::*;
+
+    /// An etcd that counts logins and knows one password.
+    #[derive(Default)]
+    struct Users {
+        asked: AtomicU32,
+    }
+
+    impl Users {
+        async fn answer(&self, password: String) -> Answer {
+            let number = self.asked.fetch_add(1, Ordering::Relaxed);
+            time::sleep(Duration::from_millis(80)).await;
+            if password == "right" {
+                return Ok(format!("token-{number}"));
+            }
+            let text = "etcdserver: authentication failed, invalid user ID or password";
+            Err(etcd_client::Error::GRpcStatus(Status::new(Code::InvalidArgument, text)))
+        }
+
+        async fn renew(&self, login: &Login, stale: u64) -> Result<(), Error> {
+            login.renew_by(|_user, password| self.answer(password), stale).await
+        }
+
+        fn asked(&self) -> u32 {
+            self.asked.load(Ordering::Relaxed)
+        }
+    }
+
+    fn login(password: &str) -> Login {
+        let (user, password) = (Some("u".to_owned()), Some(Secret::from(password)));
+        Login::of(&EtcdConfig { user, password, ..EtcdConfig::default() }).unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn all_that_were_refused_for_one_token_share_one_login() {
+        let (users, login) = (Users::default(), login("right"));
+        let renewed = futures_util::future::join_all((0..50).map(|_| users.renew(&login, 0))).await;
+        assert!(renewed.iter().all(Result::is_ok));
+        assert_eq!((users.asked(), login.number()), (1, 1));
+        assert_eq!(login.header().unwrap(), "token-0");
+        // Late news of the token before.
+        users.renew(&login, 0).await.unwrap();
+        assert_eq!(users.asked(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_wrong_password_is_tried_once_a_minute_by_all_together() {
+        let (users, login) = (Users::default(), login("wrong"));
+        let begun = Instant::now();
+        while begun.elapsed() < Duration::from_secs(179) {
+            let refused = futures_util::future::join_all((0..5).map(|_| users.renew(&login, 0))).await;
+            assert!(refused.iter().all(|r| r.as_ref().is_err_and(|e| e.kind() == ErrorKind::Denied)));
+            time::sleep(Duration::from_secs(1)).await;
+        }
+        assert_eq!((users.asked(), login.number()), (3, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn tokens_that_are_refused_as_soon_as_given_are_asked_for_ever_more_rarely() {
+        let (users, login) = (Users::default(), login("right"));
+        let begun = Instant::now();
+        while begun.elapsed() < Duration::from_secs(60) {
+            // The outcome is the same to whoever asks: his request is refused again.
+            let _ = users.renew(&login, login.number()).await;
+            time::sleep(Duration::from_millis(50)).await;
+        }
+        assert!((8..=11).contains(&users.asked()), "{} logins", users.asked());
+        // One that is taken ends it.
+        login.proved(login.number());
+        let before = users.asked();
+        users.renew(&login, login.number()).await.unwrap();
+        assert_eq!(users.asked(), before + 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn another_password_in_the_file_is_tried_at_once_and_none_leaves_the_one_before() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("password");
+        let (user, password_file) = (Some("u".to_owned()), Some(file.clone()));
+        let config = EtcdConfig { user, password_file, ..EtcdConfig::default() };
+        let (users, login) = (Users::default(), Login::of(&config).unwrap());
+        assert_eq!(users.renew(&login, 0).await.unwrap_err().kind(), ErrorKind::Invalid);
+        std::fs::write(&file, "wrong\n").unwrap();
+        assert_eq!(users.renew(&login, 0).await.unwrap_err().kind(), ErrorKind::Denied);
+        std::fs::write(&file, "right\n").unwrap();
+        users.renew(&login, 0).await.unwrap();
+        login.proved(1);
+        std::fs::remove_file(&file).unwrap();
+        users.renew(&login, 1).await.unwrap();
+        assert_eq!((users.asked(), login.number()), (3, 2));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_login_without_answer_ends_for_all_who_wait_for_it() {
+        let login = login("right");
+        let silent = || login.renew_by(|_, _| std::future::pending::<Answer>(), 0);
+        let begun = Instant::now();
+        let outcomes = futures_util::future::join_all((0..5).map(|_| silent())).await;
+        assert!(outcomes.iter().all(|r| r.as_ref().is_err_and(|e| e.kind() == ErrorKind::Unavailable)));
+        assert!(begun.elapsed() < 2 * EtcdConfig::default().attempt_timeout, "{:?}", begun.elapsed());
+    }
 }

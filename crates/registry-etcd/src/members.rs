@@ -232,9 +232,11 @@ impl Members {
         errors::is_token_refused(cause) && (self.access.login().is_some() || !errors::is_nobody(cause))
     }
 
-    /// Whether a stream or a watch was refused for what another login mends.
-    pub(crate) fn is_login_behind(&self, reason: &str) -> bool {
-        self.access.login().is_some() && errors::is_reason_token(reason)
+    /// Whether a watch was refused for what another stream mends: its token, or, as older releases of etcd
+    /// put it, want of permission while there is another token than the stream's.
+    pub(crate) fn is_login_behind(&self, reason: &str, token: u64) -> bool {
+        let Some(login) = self.access.login() else { return false };
+        errors::is_reason_token(reason) || errors::is_reason_permission(reason) && login.number() != token
     }
 
     /// Which token is sent now; the first request of all logs in.

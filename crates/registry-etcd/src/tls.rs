@@ -201,3 +201,108 @@ impl Service<Uri> for Dialer {
         Box::pin(self.clone().dial())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        fs,
+        sync::atomic::{AtomicU32, Ordering},
+    };
+
+    use meshwork_core::ErrorKind;
+    use tracing::{Event, Level, Metadata, Subscriber, span};
+
+    use super::*;
+
+    /// Counts warnings.
+    #[derive(Clone, Default)]
+    struct Warnings(Arc<AtomicU32>);
+
+    impl Subscriber for Warnings {
+        fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+            *metadata.level() == Level::WARN
+        }
+
+        fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
+            span::Id::from_u64(1)
+        }
+
+        fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
+
+        fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
+
+        fn event(&self, _: &Event<'_>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+
+        fn enter(&self, _: &span::Id) {}
+
+        fn exit(&self, _: &span::Id) {}
+    }
+
+    fn certificate() -> (String, String) {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let cert = rcgen::CertificateParams::new(vec!["etcd.test".to_owned()]).unwrap();
+        (cert.self_signed(&key).unwrap().pem(), key.serialize_pem())
+    }
+
+    fn configured(dir: &Path) -> TlsConfig {
+        let file = |name: &str| Some(dir.join(name));
+        TlsConfig { ca_file: file("ca"), cert_file: file("cert"), key_file: file("key"), server_name: None }
+    }
+
+    #[tokio::test]
+    async fn files_in_the_middle_of_a_rotation_are_not_used_and_told_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| fs::write(dir.path().join(name), text).unwrap();
+        let ((cert, key), (next_cert, next_key)) = (certificate(), certificate());
+        write("ca", &cert);
+        write("cert", &cert);
+        write("key", &key);
+        let warnings = Warnings::default();
+        let _told = tracing::subscriber::set_default(warnings.clone());
+        let tls = Tls::new(configured(dir.path())).unwrap();
+        tls.client().await.unwrap();
+        let read = async || tls.used.lock().await.files.cert.clone();
+
+        write("cert", &next_cert);
+        tls.client().await.unwrap();
+        write("cert", &next_cert[..next_cert.len() / 2]);
+        tls.client().await.unwrap();
+        fs::remove_file(dir.path().join("cert")).unwrap();
+        tls.client().await.unwrap();
+        assert_eq!(read().await, Some(cert.into_bytes()), "what was read before is used");
+        assert_eq!(warnings.0.load(Ordering::Relaxed), 1);
+
+        write("cert", &next_cert);
+        write("key", &next_key);
+        tls.client().await.unwrap();
+        assert_eq!(read().await, Some(next_cert.into_bytes()));
+        write("ca", "");
+        tls.client().await.unwrap();
+        assert_eq!(warnings.0.load(Ordering::Relaxed), 2, "another rotation is another warning");
+    }
+
+    #[tokio::test]
+    async fn files_that_never_could_be_used_are_an_error_of_their_key() {
+        let dir = tempfile::tempdir().unwrap();
+        let (cert, key) = certificate();
+        let tls = Tls::new(configured(dir.path())).unwrap();
+        let refused = async |key: &str| {
+            let error = tls.client().await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Invalid);
+            assert!(error.to_string().contains(key), "{error}");
+        };
+        refused("tls.ca_file").await;
+        fs::write(dir.path().join("ca"), &cert).unwrap();
+        refused("tls.cert_file").await;
+        fs::write(dir.path().join("cert"), "no certificate").unwrap();
+        fs::write(dir.path().join("key"), &key).unwrap();
+        refused("tls.cert_file").await;
+        fs::write(dir.path().join("cert"), &cert).unwrap();
+        fs::write(dir.path().join("key"), &cert).unwrap();
+        refused("tls.key_file").await;
+        fs::write(dir.path().join("key"), &key).unwrap();
+        tls.client().await.unwrap();
+    }
+}

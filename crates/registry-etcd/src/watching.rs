@@ -64,16 +64,16 @@ pub(crate) async fn run(taps: &Taps, link: &Link, members: &Members) -> Error {
             Err(error) => return error,
         };
         let creating = VecDeque::from([first.id]);
-        let stream = Stream { taps, link, members, sender, creating, parts: HashMap::new(), token };
+        let parts = HashMap::new();
+        let stream = Stream { taps, link, members, sender, creating, parts, token };
         if let End::Failed(error) = stream.run(answers).await {
             return error;
         }
         if let Err(error) = members.renew(link, token).await {
             return error;
         }
-        let cause =
-            Error::unavailable(format!("{} did not take the token of the watch stream", link.address));
-        taps.cut(&Arc::new(cause), false);
+        let text = format!("{} did not take the token of the watch stream", link.address);
+        taps.cut(&Arc::new(Error::unavailable(text)), false);
     }
 }
 
@@ -187,7 +187,7 @@ impl Stream<'_> {
     fn dispatch(&mut self, answer: PbWatchResponse, revision: i64) -> Result<(), End> {
         let asked = if answer.created { self.creating.pop_front() } else { None };
         let id = if answer.watch_id == ALL { asked.unwrap_or(ALL) } else { answer.watch_id };
-        if answer.canceled && self.members.is_login_behind(&answer.cancel_reason) {
+        if answer.canceled && self.members.is_login_behind(&answer.cancel_reason, self.token) {
             // What was asked for and not yet created goes to the next stream.
             self.creating.iter().chain([&id]).for_each(|id| self.taps.want_again(*id));
             return Err(End::Token);

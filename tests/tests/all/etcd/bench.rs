@@ -144,7 +144,9 @@ pub(super) async fn shows<'a>(
 
 /// Waits until the view is as `check` says.
 pub(super) async fn until(watch: &Watch, limit: Duration, what: &str, check: impl Fn(&Snapshot) -> bool) {
-    eventually(limit, what, || async { check(&watch.latest()) }).await.unwrap();
+    if let Err(e) = eventually(limit, what, || async { check(&watch.latest()) }).await {
+        panic!("{e}: {:?}", watch.latest().staleness());
+    }
 }
 
 /// Waits until the view says this kind of error, and gives all of it as one line.

@@ -121,7 +121,8 @@ async fn rotated_files_count_at_the_next_connection_and_broken_ones_never() {
     let dir = tempfile::tempdir().unwrap();
     let files = Files::write(dir.path(), authority, &authority.client("users").unwrap());
     let proxy = FaultProxy::start(etcd.member(0).addr()).await.unwrap();
-    let opened = Opened::new(files.backend(proxy.url().replace("http://", "https://")));
+    let etcd_over_proxy = files.backend(proxy.url().replace("http://", "https://"));
+    let opened = Opened::new(etcd_over_proxy.with_denied_retry(Duration::from_secs(1)));
     let registration = opened.announce(instance("user", 80)).await;
     let watch = opened.watch("user");
     shows(&watch, [registration.id().as_str()], LONG).await;

@@ -65,15 +65,15 @@ impl Process {
         Self { opened, registration, key, watch }
     }
 
-    /// Its record changes and a service is watched that was not before.
+    /// A service is watched that was not before, and its record changes.
     async fn works(&self, raw: &Raw, weight: u16) {
+        let another = self.opened.watch(&format!("another-{weight}"));
+        until(&another, HEALED, "a new view is fresh", |view| view.staleness().is_fresh()).await;
         self.registration.update(|instance| instance.weight = weight);
         raw.until(&self.key, HEALED, "the update is written", |kv| {
             kv.is_some_and(|kv| decode(kv.value()).unwrap().weight == weight)
         })
         .await;
-        let another = self.opened.watch(&format!("another-{weight}"));
-        until(&another, HEALED, "a new view is fresh", |view| view.staleness().is_fresh()).await;
         until(&self.watch, HEALED, "the view has the update", |view| {
             view.staleness().is_fresh() && view.value().first().is_some_and(|first| first.weight == weight)
         })
@@ -83,7 +83,8 @@ impl Process {
 
 async fn heals(tokens: Tokens) {
     let bench = Bench::with_users(tokens).await;
-    let process = Process::start(user(&bench.etcd.endpoints()[0])).await;
+    let proxy = FaultProxy::start(bench.etcd.member(0).addr()).await.unwrap();
+    let process = Process::start(user(proxy.url())).await;
     let lease = bench.raw.lease_of(&process.key).await.unwrap();
 
     // Any change of users makes a JWT useless.
@@ -119,6 +120,7 @@ async fn heals(tokens: Tokens) {
     let after = logins(&bench.etcd).await;
     println!("{tokens:?}: {} logins of all, the operator's included", after - before);
     assert!(after - before <= 20, "{} logins", after - before);
+    assert_eq!(proxy.traffic().connections, 1, "a token is no reason to dial again");
 }
 
 #[tokio::test]
@@ -235,7 +237,13 @@ async fn a_role_for_our_prefix_is_enough_for_everything_and_may_be_taken_and_giv
     let said = told(&other.watch("user"), LONG, ErrorKind::Denied).await;
     assert!(said.contains("permission denied"), "{said}");
 
+    // A watch is judged at its creation only: the next comparison with a list tells.
+    let auditor = user(bench.etcd.endpoints().remove(0)).with_relist_every(Duration::from_secs(1));
+    let audited = Opened::new(auditor.with_denied_retry(Duration::from_secs(1))).watch("user");
+    shows(&audited, [process.registration.id().as_str()], LONG).await;
     bench.etcd.revoke(USER, "/meshwork/").await.unwrap();
+    told(&audited, LONG, ErrorKind::Denied).await;
+    assert_eq!(audited.latest().value().len(), 1, "the list is kept");
     proxy.cut().await.unwrap();
     let said = told(&process.watch, LONG, ErrorKind::Denied).await;
     assert!(said.contains("permission denied"), "{said}");
@@ -246,6 +254,7 @@ async fn a_role_for_our_prefix_is_enough_for_everything_and_may_be_taken_and_giv
     let begun = Instant::now();
     process.works(&bench.raw, 2).await;
     is_live(&process.registration).await;
+    until(&audited, LONG, "it is fresh", |view| view.staleness().is_fresh()).await;
     println!("well {:?} after the role was granted again", begun.elapsed());
     process.registration.deregister().await.unwrap();
     assert!(bench.raw.get(&process.key).await.is_none());
