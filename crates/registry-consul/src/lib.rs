@@ -10,7 +10,19 @@
 //! allows 200 per client; with TLS it is HTTP/2, and 200 queries share one. Beyond
 //! [`max_queries`](ConsulConfig::max_queries) services take turns: each is asked again within about 5 s. Under a
 //! storm of changes a service is asked less than twice a second. An announced instance costs one heartbeat each
-//! third of its TTL and one open query at its agent. `DESIGN.md` of the crate has measured figures.
+//! third of its TTL and one open query at its agent.
+//!
+//! Measured by `cargo xtask scenario 18` (debug build, 2 busy cores, an agent on the same machine) for one process
+//! that watches 1 000 idle services:
+//!
+//! | | memory | CPU | sockets |
+//! |---|---|---|---|
+//! | TLS (HTTP/2) | 27 MiB | 0.2–1.0 % of a core | 9 |
+//! | plain HTTP, 150 queries at once | 23 MiB | 5.5–6.4 % of a core | 169 |
+//!
+//! A registration of another process at another agent was seen after 9 ms (median) and 17 ms (p99 of 100) in an
+//! idle cluster; a watched service that changed 1 115 times a second was asked for 1.75 times a second. Where the
+//! agent has permissions, up to four small questions each 3 s make sure that what is watched may still be read.
 //!
 //! # Foreign services
 //! Services that were registered by others (`curl`, `consul services register`, another framework) are found and

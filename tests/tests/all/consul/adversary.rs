@@ -1,4 +1,5 @@
 //! Agents and servers that are frozen, killed, wiped, or lose their leader, alone and two at once.
+#![expect(clippy::unwrap_used, reason = "a bench that cannot be set up fails its test")]
 
 use std::time::{Duration, Instant};
 
