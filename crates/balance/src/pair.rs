@@ -163,7 +163,7 @@ fn search<'a>(urn: &'a Urn, pick: &mut Pick<'_>, panicking: bool, first: Option<
         [Some(a), Some(b)] => Found::Two(urn.get(a), urn.get(b)),
         [Some(a), None] | [None, Some(a)] => Found::One(urn.get(a)),
         [None, None] => {
-            let last = rest.choose(pick.resort, pick.now, |at| urn.get(at).node());
+            let last = rest.choose(pick, |at| urn.get(at).node());
             last.map_or(Found::None, |at| Found::LastResort(urn.get(at)))
         }
     }

@@ -197,7 +197,7 @@ impl<F: Fn(usize, u64) -> usize> Walk<'_, '_, '_, F> {
 
     fn last_resort(self) -> Option<(usize, Ticket)> {
         let (pool, now) = (self.pool, self.pick.now);
-        let at = self.rest.choose(self.pick.resort, now, |at| pool.get(at).node())?;
+        let at = self.rest.choose(self.pick, |at| pool.get(at).node())?;
         Some((at, pool.get(at).node().begin_with(now, Admission::Any)?))
     }
 

@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use crate::{
-    Node, Now, Resort,
+    Node, Now, Pick, Resort,
     node::{EJECTED, FULL, PROBED, READY},
 };
 
@@ -77,21 +77,16 @@ impl Rest {
     }
 
     /// The place of the last resort; `None` = the call should wait.
-    pub(crate) fn choose<'a>(
-        self,
-        resort: Resort,
-        now: Now,
-        node: impl Fn(usize) -> &'a Node,
-    ) -> Option<usize> {
-        if resort == Resort::None {
+    pub(crate) fn choose<'a>(self, pick: &Pick<'_>, node: impl Fn(usize) -> &'a Node) -> Option<usize> {
+        if pick.resort == Resort::None {
             return None;
         }
         if let Some((at, _)) = self.tried {
-            // A fresh client must not send all to the first that connected.
-            let may_wait = self.unconnected && self.avoided.is_none() && self.ejected.is_none();
-            let waits = may_wait && node(at).latency.unanswered_for(now) < FIRST_TRY_NANOS;
+            // A fresh client must not send all to the first that connected. One that tries again is not fresh.
+            let may_wait = self.unconnected && pick.avoid.is_empty() && self.ejected.is_none();
+            let waits = may_wait && node(at).latency.unanswered_for(pick.now) < FIRST_TRY_NANOS;
             return (!waits).then_some(at);
         }
-        self.ejected.or(self.avoided.filter(|_| resort == Resort::Any))
+        self.ejected.or(self.avoided.filter(|_| pick.resort == Resort::Any))
     }
 }

@@ -73,7 +73,8 @@ fn three_hundred_clients_of_three_hundred_nodes_are_even_and_calm() {
          comes: {mean:.2} new connections per client ({most} at most)",
         seeds(40)
     );
-    assert!(uneven <= 1.05 && mean <= 2.1, "{uneven} {mean}");
+    // The scenario allows 2.1, which arcs rounded up would need.
+    assert!(uneven <= 1.05 && mean <= 1.2, "{uneven} {mean}");
 }
 
 #[test]
