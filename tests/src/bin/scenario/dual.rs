@@ -84,14 +84,13 @@ async fn apart(stage: &mut Stage, length: Length, judge: &mut Judge) -> Result<(
         );
         sleep(down / 2).await;
         stage.heal(side).await?;
-        let fresh = || async { stage::is_fresh(&handle) };
         let began = Instant::now();
-        judge.succeeds(
-            "both sides are fresh again",
-            eventually(length.allows(BACK), "both are fresh", fresh).await,
-        );
-        judge.time(&format!("{side:?} is back after"), began.elapsed(), BACK);
-        judge.succeeds("nobody is back with it", caller.view_is(&stage.living(), length.allows(AGAIN)).await);
+        let fresh = eventually(BACK * 4, "both are fresh", || async { stage::is_fresh(&handle) }).await;
+        judge.succeeds("the view is sure again", fresh);
+        judge.succeeds("everybody is registered again", stage.whole(side, BACK * 4).await);
+        judge.time(&format!("{side:?} is whole after"), began.elapsed(), BACK);
+        let there = caller.view_is(&stage.living(), length.allows(AGAIN)).await;
+        judge.succeeds("nobody is back with it", there);
         stage.forget(side, &left).await?;
         eye.forgets(stage.places[comer].provider.id());
         judge.succeeds("it stops", stage.stop(comer).await);
@@ -105,6 +104,7 @@ async fn apart(stage: &mut Stage, length: Length, judge: &mut Judge) -> Result<(
             stage.heal(side).await?;
             sleep(Duration::from_millis(500)).await;
         }
+        judge.succeeds("everybody is registered after flapping", stage.whole(side, BACK * 4).await);
     }
     judge.told("flaps", flaps * 2);
     judge.succeeds("the view is the truth", caller.view_is(&stage.living(), length.allows(BACK)).await);
@@ -114,8 +114,8 @@ async fn apart(stage: &mut Stage, length: Length, judge: &mut Judge) -> Result<(
     load.stop();
     let report = load.report().await;
     stage::tell("apart", &report, judge);
-    judge.count("samples without somebody who lives", eye.end().await, 0);
-    judge.count("new connections to who stayed", stage.newly_made(&made), 0);
+    eye.judged(judge).await;
+    stage.judge_connections(&made, judge);
     caller.end().await;
     Ok(())
 }
@@ -157,7 +157,7 @@ async fn strangers(
     stage.put_stranger("stranger-2", front.addr(), &["grpc"]).await?;
     caller.heard_of(&[provider.pid()], PATIENCE).await?;
     let made = front.traffic().connections;
-    stage.places.push(Place { home: Home::Primary, port, front, provider });
+    stage.places.push(Place { front, provider, home: Home::Primary, _port: port });
     late.accept().await?;
     judge.succeeds("the native takes the stranger's place", caller.view_is(&stage.living(), PATIENCE).await);
     stage.forget(Side::Consul, "stranger-2").await?;

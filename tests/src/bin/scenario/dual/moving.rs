@@ -55,8 +55,8 @@ pub(super) async fn play(stage: &mut Stage, length: Length, judge: &mut Judge) -
     load.stop();
     let report = load.report().await;
     tell("moving", &report, judge);
-    judge.count("samples without somebody who lives", eye.end().await, 0);
-    judge.count("new connections", stage.newly_made(&made), 0);
+    eye.judged(judge).await;
+    stage.judge_connections(&made, judge);
     caller.end().await;
     for place in 0..stage.places.len() {
         judge.succeeds("providers stop", stage.stop(place).await);

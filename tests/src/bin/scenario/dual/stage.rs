@@ -22,7 +22,7 @@ use meshwork_tests::{
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::caller::{Caller, Failure};
@@ -31,8 +31,10 @@ use crate::caller::{Caller, Failure};
 pub(super) const RATE: f64 = 200.0;
 /// No single step takes longer.
 pub(super) const PATIENCE: Duration = Duration::from_secs(20);
-/// Longer than half a second of flapping, several times over.
+/// How long a record outlives its process: longer than half a second of flapping, shorter than an outage.
 const TTL: &str = "10s";
+/// The same for who is in one registry only: longer than the outage, since nobody else can tell that he lives.
+const ALONE: &str = "180s";
 
 /// One of the two registries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,10 +55,11 @@ pub(super) enum Home {
 
 /// A provider and the door in front of it.
 pub(super) struct Place {
-    pub(super) home: Home,
-    pub(super) port: Port,
     pub(super) front: FaultProxy,
     pub(super) provider: Provider,
+    pub(super) home: Home,
+    /// Ours as long as the provider may be there.
+    pub(super) _port: Port,
 }
 
 pub(super) struct Stage {
@@ -71,8 +74,16 @@ pub(super) struct Stage {
 /// Looks at a caller's view all the time.
 pub(super) struct Eye {
     must: Arc<Mutex<BTreeSet<String>>>,
-    missed: Arc<Mutex<usize>>,
+    missed: Arc<Mutex<Missed>>,
     looking: Task,
+}
+
+/// Looks that did not see everybody.
+#[derive(Default)]
+struct Missed {
+    looks: usize,
+    /// Who was missing first, and how long after the opening.
+    first: Option<(String, Duration)>,
 }
 
 impl Home {
@@ -108,12 +119,13 @@ impl Stage {
     pub(super) fn write(&self, home: Home, write: &str, read: &str) -> Result<()> {
         let dir = self.files.path().join(home.dir());
         fs::create_dir_all(&dir)?;
+        let ttl = if matches!(home, Home::Primary | Home::Secondary) { ALONE } else { TTL };
         let text = format!(
             "[registry]\nuse = \"both\"\n\
              [registry.both]\nkind = \"dual\"\nprimary = \"etcd\"\nsecondary = \"consul\"\n\
              write = {write:?}\nread = {read:?}\n\
-             [registry.etcd]\nendpoints = [{:?}]\nlease_ttl = {TTL:?}\n\
-             [registry.consul]\naddress = {:?}\nttl = {TTL:?}\n\
+             [registry.etcd]\nendpoints = [{:?}]\nlease_ttl = {ttl:?}\n\
+             [registry.consul]\naddress = {:?}\nttl = {ttl:?}\n\
              [drain]\nsettle = \"500ms\"\ndeadline = \"5s\"\n",
             self.links[0].url(),
             self.links[1].url(),
@@ -131,7 +143,7 @@ impl Stage {
             .config("service.advertise.port", front.addr().port().to_string())
             .env("MESHWORK_CONFIG_DIR", self.files.path().join(home.dir()).display().to_string());
         let provider = plan.start(&self.actor).await?;
-        self.places.push(Place { home, port, front, provider });
+        self.places.push(Place { front, provider, home, _port: port });
         Ok(self.places.len() - 1)
     }
 
@@ -174,10 +186,14 @@ impl Stage {
         self.places.iter().map(|place| place.front.traffic().connections).collect()
     }
 
-    /// How many were made since to those places.
-    pub(super) fn newly_made(&self, before: &[u64]) -> usize {
-        let newly: u64 = self.connections().iter().zip(before).map(|(now, before)| now - before).sum();
-        usize::try_from(newly).unwrap_or(usize::MAX)
+    /// None may have been made since to those places.
+    pub(super) fn judge_connections(&self, before: &[u64], judge: &mut Judge) {
+        let newly: Vec<_> =
+            self.connections().iter().zip(before).map(|(now, before)| (now - before) as usize).collect();
+        judge.count("new connections to who stayed", newly.iter().sum(), 0);
+        for (place, newly) in self.places.iter().zip(&newly).filter(|(_, newly)| **newly > 0) {
+            judge.note(&format!("{newly} new connections to `{}` ({:?})", place.provider.id(), place.home));
+        }
     }
 
     fn link(&self, side: Side) -> &FaultProxy {
@@ -214,6 +230,29 @@ impl Stage {
         let body = json!({ "ID": id, "Name": SERVICE, "Address": ip, "Port": port, "Tags": tags });
         self.consul.first().must("PUT", "/v1/agent/service/register", &body.to_string()).await?;
         Ok(())
+    }
+
+    /// Waits until a side that was away holds everybody again who announces himself there, passing.
+    pub(super) async fn whole(&self, side: Side, limit: Duration) -> Result<()> {
+        let announces = |home| match side {
+            Side::Etcd => home != Home::Secondary,
+            Side::Consul => home != Home::Primary,
+        };
+        let there: Vec<_> = self.running().filter(|place| announces(place.home)).collect();
+        let whole = || async {
+            let listed = match side {
+                Side::Etcd => self.listed(side).await,
+                Side::Consul => self.passing().await,
+            };
+            listed.is_ok_and(|ids| there.iter().all(|place| ids.contains(place.provider.id())))
+        };
+        Ok(eventually(limit, &format!("{side:?} holds all {}", there.len()), whole).await?)
+    }
+
+    async fn passing(&self) -> Result<BTreeSet<String>> {
+        let path = format!("/v1/health/service/{SERVICE}?passing");
+        let rows: Vec<Value> = serde_json::from_str(&self.consul.first().must("GET", &path, "").await?)?;
+        Ok(rows.iter().filter_map(|row| row["Service"]["ID"].as_str()).map(str::to_owned).collect())
     }
 
     pub(super) async fn lists(&self, side: Side, id: &str) -> Result<bool> {
@@ -285,7 +324,8 @@ pub(super) fn tell(part: &str, report: &Report<u32, Failure>, judge: &mut Judge)
 
 impl Eye {
     fn open(caller: Caller, must: BTreeSet<String>) -> Self {
-        let (must, missed) = (Arc::new(Mutex::new(must)), Arc::new(Mutex::new(0)));
+        let (must, missed) = (Arc::new(Mutex::new(must)), Arc::new(Mutex::new(Missed::default())));
+        let opened = Instant::now();
         let stop = CancellationToken::new();
         let work = {
             let (must, missed, stop) = (Arc::clone(&must), Arc::clone(&missed), stop.clone());
@@ -296,8 +336,12 @@ impl Eye {
                     beat.tick().await;
                     let nodes = caller.channel().nodes();
                     let seen: BTreeSet<_> = nodes.iter().map(|node| node.instance.id.as_str()).collect();
-                    let all = locked(&must).iter().all(|id| seen.contains(id.as_str()));
-                    *locked(&missed) += usize::from(!all);
+                    let absent = locked(&must).iter().find(|id| !seen.contains(id.as_str())).cloned();
+                    if let Some(id) = absent {
+                        let mut missed = locked(&missed);
+                        missed.looks += 1;
+                        missed.first.get_or_insert_with(|| (id, opened.elapsed()));
+                    }
                 }
             }
         };
@@ -309,11 +353,15 @@ impl Eye {
         locked(&self.must).remove(id);
     }
 
-    /// How many looks missed somebody.
-    pub(super) async fn end(self) -> usize {
+    /// None of its looks may have missed anybody.
+    pub(super) async fn judged(self, judge: &mut Judge) {
         let Self { missed, looking, .. } = self;
         looking.end(PATIENCE).await;
-        *locked(&missed)
+        let missed = locked(&missed);
+        judge.count("looks without somebody who lives", missed.looks, 0);
+        if let Some((id, after)) = &missed.first {
+            judge.note(&format!("`{id}` was missing first after {after:.1?}"));
+        }
     }
 }
 
