@@ -18,6 +18,7 @@
 #![deny(missing_docs)]
 
 pub mod certs;
+pub mod conformance;
 pub mod consul;
 mod error;
 pub mod etcd;

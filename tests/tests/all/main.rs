@@ -1,6 +1,7 @@
 //! Integration tests, on real servers and real processes.
 
 mod app;
+mod conformance;
 mod consul;
 mod etcd;
 mod examples;
