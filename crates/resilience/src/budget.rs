@@ -107,7 +107,7 @@ fn read(slot: &AtomicU64, tick: u32) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::{sync::Barrier, time::Duration};
 
     use super::*;
 
@@ -163,10 +163,14 @@ mod tests {
     #[test]
     fn however_many_threads_ask_the_bound_is_exact() {
         let now = Instant::now();
-        for _ in 0..20 {
-            let budget = Budget::new(0.0, 100, now);
+        for _ in 0..200 {
+            let (budget, together) = (Budget::new(0.0, 100, now), Barrier::new(4));
             let all: usize = std::thread::scope(|scope| {
-                let asking: Vec<_> = (0..4).map(|_| scope.spawn(|| taken(&budget, now, 100))).collect();
+                let ask = || {
+                    together.wait();
+                    taken(&budget, now, 100)
+                };
+                let asking: Vec<_> = (0..4).map(|_| scope.spawn(ask)).collect();
                 asking.into_iter().map(|thread| thread.join().expect("no panic")).sum()
             });
             assert_eq!(all, 100);

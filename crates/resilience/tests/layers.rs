@@ -367,3 +367,17 @@ async fn a_stack_of_all_layers_retries_inside_its_deadline() {
     assert_eq!(limit.gate().running(), 0, "the permit is back");
     assert_eq!(service.oneshot(request(true)).await.unwrap().into_body(), "done");
 }
+
+#[tokio::test(start_paused = true)]
+async fn the_layers_inside_know_the_deadline_that_the_outer_one_found() {
+    let script = Script::of([Does::Pushes(503, "900"), Does::Answers(200)]);
+    let played = script.clone();
+    let service = ServiceBuilder::new()
+        .layer(DeadlineLayer::new(800 * MS))
+        .map_err(Failed::from)
+        .layer(RetryLayer::new(budget()))
+        .service(service_fn(move |request| played.clone().play(request)));
+    let began = Instant::now();
+    let answer = service.oneshot(request(true)).await.unwrap();
+    assert_eq!((answer.status().as_u16(), began.elapsed()), (503, Duration::ZERO), "no wait for nothing");
+}

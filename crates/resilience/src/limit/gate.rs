@@ -367,6 +367,21 @@ mod tests {
         assert_eq!((gate.running(), gate.waiting()), (0, 0));
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn a_permit_for_one_who_is_just_gone_goes_to_the_next() {
+        let gate = gate(1, 8, Order::Fifo);
+        let inside = gate.try_acquire().unwrap();
+        // As between the two steps in which a waiting call is dropped.
+        let (turn, gone) = oneshot::channel();
+        drop(gone);
+        gate.0.state().waiting.insert(0, Waiter { turn, ends: Instant::now() + 1000 * MS });
+        gate.0.state().next = 1;
+        let next = gate.acquire(None);
+        drop(inside);
+        drop(next.now_or_never().expect("its turn").unwrap());
+        assert_eq!((gate.running(), gate.waiting()), (0, 0));
+    }
+
     #[test]
     fn threads_leave_nothing_behind() {
         let runtime =
