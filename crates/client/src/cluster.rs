@@ -12,7 +12,7 @@ use meshwork_core::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Protocol, clock,
+    Protocol, TlsUse, clock,
     http1::Http1,
     link::Link,
     owner,
@@ -196,7 +196,7 @@ impl Book {
     /// The link and the member of a record, made where there is none.
     fn place(&mut self, kind: Kind, instance: &Arc<Instance>) -> Option<(LinkKey, Member)> {
         let config = &self.shared.config;
-        let endpoints = endpoints_of(kind, instance, config.scheme, &config.addresses)?;
+        let endpoints = endpoints_of(kind, instance, config.scheme, config.connect.tls(), &config.addresses)?;
         let protocol = protocol_of(kind, instance, endpoints[0].scheme());
         let key = (NodeKey::new(endpoints), protocol);
         let held = match self.links.get_mut(&key) {
@@ -296,17 +296,25 @@ fn endpoints_of(
     kind: Kind,
     instance: &Instance,
     only: Option<Scheme>,
+    tls: TlsUse,
     rules: &AddressRules,
 ) -> Option<Vec<Endpoint>> {
-    let order = match kind {
+    let mut order = match kind {
         Kind::Grpc => [Scheme::Grpc, Scheme::Grpcs, Scheme::Http, Scheme::Https],
         Kind::Http => [Scheme::Http, Scheme::Https, Scheme::Grpc, Scheme::Grpcs],
     };
+    if tls != TlsUse::Avoided {
+        // What is offered with TLS for the one kind of call is better than what is offered without for the other.
+        order.sort_by_key(|scheme| !scheme.is_tls());
+    }
     let allowed = |scheme: Scheme| {
         let of_scheme = instance.endpoints.iter().filter(move |endpoint| endpoint.scheme() == scheme);
         of_scheme.filter(|endpoint| rules.objection_to(endpoint).is_none())
     };
-    let mut schemes = order.into_iter().filter(|scheme| only.is_none_or(|only| only == *scheme));
+    let mut schemes = order.into_iter().filter(|scheme| match only {
+        Some(only) => only == *scheme,
+        None => tls != TlsUse::Required || scheme.is_tls(),
+    });
     let scheme = schemes.find(|scheme| allowed(*scheme).next().is_some())?;
     Some(allowed(scheme).cloned().collect())
 }
@@ -334,7 +342,11 @@ mod tests {
     }
 
     fn chosen(kind: Kind, endpoints: &[&str], only: Option<Scheme>) -> Vec<String> {
-        let found = endpoints_of(kind, &instance(endpoints), only, &AddressRules::default());
+        chosen_with(TlsUse::Avoided, kind, endpoints, only)
+    }
+
+    fn chosen_with(tls: TlsUse, kind: Kind, endpoints: &[&str], only: Option<Scheme>) -> Vec<String> {
+        let found = endpoints_of(kind, &instance(endpoints), only, tls, &AddressRules::default());
         found.unwrap_or_default().iter().map(ToString::to_string).collect()
     }
 
@@ -347,6 +359,19 @@ mod tests {
         assert_eq!(chosen(Kind::Http, &both[1..2], None), ["grpc://10.0.0.1:90"]);
         assert_eq!(chosen(Kind::Http, &both, Some(Scheme::Grpc)).len(), 2);
         assert!(chosen(Kind::Http, &both, Some(Scheme::Https)).is_empty());
+    }
+
+    #[test]
+    fn with_tls_configured_nothing_is_sent_in_the_clear_unless_asked_for() {
+        let all = ["http://10.0.0.1:80", "https://10.0.0.1:443", "grpc://10.0.0.1:90"];
+        assert_eq!(chosen(Kind::Http, &all, None), ["http://10.0.0.1:80"]);
+        for tls in [TlsUse::Preferred, TlsUse::Required] {
+            assert_eq!(chosen_with(tls, Kind::Http, &all, None), ["https://10.0.0.1:443"]);
+            assert_eq!(chosen_with(tls, Kind::Grpc, &all, None), ["https://10.0.0.1:443"]);
+            assert_eq!(chosen_with(tls, Kind::Grpc, &all, Some(Scheme::Grpc)), ["grpc://10.0.0.1:90"]);
+        }
+        assert_eq!(chosen_with(TlsUse::Preferred, Kind::Http, &all[..1], None), ["http://10.0.0.1:80"]);
+        assert!(chosen_with(TlsUse::Required, Kind::Http, &all[..1], None).is_empty());
     }
 
     #[test]

@@ -30,6 +30,19 @@ pub enum Protocol {
     Http2,
 }
 
+/// Which endpoints of an instance that offers several are used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum TlsUse {
+    /// Those without TLS first.
+    #[default]
+    Avoided,
+    /// Those with TLS first.
+    Preferred,
+    /// Only those with TLS.
+    Required,
+}
+
 /// An open byte stream.
 #[non_exhaustive]
 pub struct Connected {
@@ -63,6 +76,11 @@ pub trait Connect: Send + Sync + 'static {
         to: &'a Endpoint,
         rules: &'a AddressRules,
     ) -> BoxFuture<'a, Result<Connected, CallError>>;
+
+    /// Whether endpoints with TLS are used, where the client's `scheme` leaves a choice.
+    fn tls(&self) -> TlsUse {
+        TlsUse::Avoided
+    }
 }
 
 const _: fn(Box<dyn Connect>) = |_| {};

@@ -39,7 +39,8 @@ impl Held {
             if let Err(error) = self.until(Instant::now() + clock::aged(age), link, shared).await {
                 return error;
             }
-            match self.successor(link, shared).await {
+            // Boxed, so that a node does not carry the room of a dial for ever.
+            match Box::pin(self.successor(link, shared)).await {
                 Err(error) => return error,
                 Ok(successor) => {
                     let old = std::mem::replace(self, successor);

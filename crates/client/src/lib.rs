@@ -48,7 +48,7 @@ mod verdict;
 pub use body::Body;
 pub use channel::{CallFuture, Channel};
 pub use config::{ClientConfig, Limit, Local, MethodConfig, RetryConfig};
-pub use connect::{Connect, Connected, Protocol, TcpConnect};
+pub use connect::{Connect, Connected, Protocol, TcpConnect, TlsUse};
 pub use error::{Attempt, AttemptPhase, CallError, CallErrorKind};
 pub use funnel::{Funnel, Missing};
 pub use io::Io;

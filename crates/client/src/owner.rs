@@ -161,3 +161,22 @@ fn is_refused(error: &CallError) -> bool {
     }
     false
 }
+
+#[cfg(test)]
+mod tests {
+    use meshwork_balance::NodeKey;
+    use meshwork_core::{Instance, ServiceName, Watch};
+
+    use super::*;
+    use crate::{ClientConfig, Protocol};
+
+    #[tokio::test]
+    async fn an_owner_is_small_because_there_is_one_for_each_node() {
+        let service = ServiceName::new("users").unwrap();
+        let shared = Shared::new(service.clone(), Watch::fixed(Arc::from([])), ClientConfig::default());
+        let key = NodeKey::new(["grpc://10.0.0.1:90".parse().unwrap()]);
+        let link = Link::new(key, Protocol::Http2, Arc::new(Instance::new(service)), None, 4);
+        let owner = own(Arc::new(link), shared);
+        assert!(size_of_val(&owner) <= 2048, "{}", size_of_val(&owner));
+    }
+}

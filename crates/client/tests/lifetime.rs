@@ -172,7 +172,8 @@ async fn a_burst_is_forgotten() {
     let addr = serve().await;
     time::sleep(20 * MS).await;
     let before = held();
-    let channel = channel(&[record("users-1", "http", addr)]);
+    // The time allowed is not what is tested.
+    let channel = channel(&[record("users-1", "http", addr)]).timeout(Duration::from_secs(300));
     ok(&channel, "/").await;
     // The task of the call is about to end.
     time::sleep(50 * MS).await;

@@ -14,7 +14,9 @@ use meshwork_tls::ClientTls;
 pub use meshwork_tls::TlsConfig;
 use tokio_rustls::{TlsConnector, rustls::pki_types::ServerName};
 
-use crate::{CallError, CallErrorKind, Connect, Connected, Protocol, connect, tls::stream::Encrypted};
+use crate::{
+    CallError, CallErrorKind, Connect, Connected, Protocol, TlsUse, connect, tls::stream::Encrypted,
+};
 
 const H2: &[u8] = b"h2";
 const HTTP1: &[u8] = b"http/1.1";
@@ -35,8 +37,12 @@ const HTTP1: &[u8] = b"http/1.1";
 /// config.connect = Arc::new(TlsConnect::new("`[client.users.tls]`", tls)?);
 /// # Ok::<(), meshwork_core::Error>(())
 /// ```
+///
+/// A configuration in which anything is set requires TLS: a record that offers plain endpoints only is none to
+/// call, unless the client's `scheme` asks for them. An empty one prefers TLS.
 pub struct TlsConnect {
     place: Box<str>,
+    needed: bool,
     tls: ClientTls,
 }
 
@@ -49,7 +55,7 @@ impl TlsConnect {
     /// [`Invalid`](meshwork_core::ErrorKind::Invalid) when one of `cert_file` and `key_file` is missing, or
     /// `server_name` is no name.
     pub fn new(place: &str, config: TlsConfig) -> Result<Self, Error> {
-        Ok(Self { place: place.into(), tls: ClientTls::new(place, config)? })
+        Ok(Self { place: place.into(), needed: config.is_set(), tls: ClientTls::new(place, config)? })
     }
 
     /// The name that the peer's certificate must have.
@@ -100,6 +106,10 @@ impl Connect for TlsConnect {
             let peer = session.peer_certificates().and_then(|all| peer::name_in(all.first()?));
             Ok(Connected { io: Box::new(Encrypted::new(stream)), protocol, peer })
         })
+    }
+
+    fn tls(&self) -> TlsUse {
+        if self.needed { TlsUse::Required } else { TlsUse::Preferred }
     }
 }
 

@@ -253,3 +253,20 @@ async fn a_rotated_certificate_is_shown_and_a_broken_one_never_with_one_warning(
     std::fs::remove_file(dir.path().join("key.pem")).unwrap();
     assert_ne!(reconnect().await, old, "a file that is away for a moment changes nothing");
 }
+
+#[tokio::test]
+async fn nothing_goes_in_the_clear_to_a_service_whose_tls_is_configured() {
+    let (dir, authority) = (tempfile::tempdir().unwrap(), Authority::new());
+    let (plain, tls) = (
+        Peer::native("users-1").await,
+        TlsPeer::start("users-1", &authority.sign(&["127.0.0.1"]), BOTH, None).await,
+    );
+    let mut record = native("users-1", "http", plain.addr);
+    let only_plain = channel(record.clone(), dir.path(), &authority, |_| {});
+    let error = text(only_plain.get("/")).await.unwrap_err();
+    assert!(error.to_string().contains("1 without an endpoint that may be called"), "{error}");
+    record.endpoints.push(format!("https://{}", tls.addr).parse().unwrap());
+    let both = channel(record, dir.path(), &authority, |_| {});
+    assert_eq!(text(both.get("/")).await.unwrap(), "users-1");
+    assert_eq!((plain.connections(), tls.accepted()), (0, 1));
+}
