@@ -214,7 +214,9 @@ impl Merge {
         }
         if is_fresh && !face.staleness.is_fresh() && !other.dropped.is_empty() {
             // Asked anew, it confirms all that it shows.
-            after.iter().for_each(|instance| other.dropped.forget(&instance.id));
+            for instance in after.iter() {
+                other.dropped.forget(&instance.id);
+            }
         }
         face.take(view);
         self.comparison.touch();
@@ -223,23 +225,33 @@ impl Merge {
 
     fn saw(&mut self, id: &InstanceId, what: Seen) {
         match what {
-            Seen::Itself => self.confirmed.note(id.clone(), ()),
-            Seen::Refused | Seen::Another => self.confirmed.forget(id),
-            Seen::Draining => {
-                let is_of = |face: &Face| face.shown.binary_search_by(|known| known.id.cmp(id)).ok();
-                let known: Vec<_> =
-                    self.faces.iter().filter_map(|face| Some(&face.shown[is_of(face)?])).collect();
-                // A foreign id may be an address that is used again.
-                if known.iter().all(|instance| instance.is_native()) {
-                    self.confirmed.forget(id);
-                    self.gone.add(id.clone());
-                    self.dirty = true;
-                }
-                return;
+            Seen::Itself => {
+                self.confirmed.note(id.clone(), ());
+                // Whoever gives its address the name already goes on doing so.
+                self.dirty |= find(&self.value, id).is_none() && self.is_in_crowd(id);
             }
-            _ => return,
+            Seen::Refused | Seen::Another => {
+                self.dirty |= self.confirmed.forget(id) && self.is_in_crowd(id);
+            }
+            // A foreign id may be an address that is used again.
+            Seen::Draining if self.records(id).all(|record| record.is_native()) => {
+                self.confirmed.forget(id);
+                self.gone.add(id.clone());
+                self.dirty = true;
+            }
+            _ => {}
         }
-        self.dirty |= self.places.is_crowded() && self.places.is_in_crowd(id);
+    }
+
+    /// What the sides show of an id.
+    fn records<'a>(&'a self, id: &'a InstanceId) -> impl Iterator<Item = &'a Arc<Instance>> {
+        self.faces.iter().filter_map(|face| Some(&face.shown[find(&face.shown, id)?]))
+    }
+
+    fn is_in_crowd(&self, id: &InstanceId) -> bool {
+        self.records(id)
+            .flat_map(|record| addresses(record))
+            .any(|address| self.places.is_crowded_at(&address))
     }
 
     fn lean(&mut self, now: Instant) {
@@ -366,9 +378,10 @@ impl Merge {
 
     /// Those who share an address with a better record: they are the same member.
     fn hidden(&self, value: &[Arc<Instance>]) -> HashSet<InstanceId> {
-        let find = |id: &&InstanceId| value.binary_search_by(|known| known.id.cmp(id)).ok();
-        let mut crowd: Vec<_> =
-            self.places.crowd().iter().filter_map(find).map(|place| &value[place]).collect();
+        let mut crowd: Vec<_> = self.places.crowd().into_iter().filter_map(|id| find(value, id)).collect();
+        crowd.sort_unstable();
+        crowd.dedup();
+        let mut crowd: Vec<_> = crowd.into_iter().map(|place| &value[place]).collect();
         let rank = |instance: &Instance| {
             // One that is leaving makes room for whoever took its address over.
             let confirmed =
@@ -386,6 +399,11 @@ impl Merge {
         }
         hidden
     }
+}
+
+/// Where an id stands in a list that is sorted by id.
+fn find(instances: &Instances, id: &InstanceId) -> Option<usize> {
+    instances.binary_search_by(|known| known.id.cmp(id)).ok()
 }
 
 /// The record of one id: `leaving` wins and is noted, who was seen leaving never is up again, else the

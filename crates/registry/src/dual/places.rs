@@ -1,6 +1,6 @@
 //! Which addresses more than one instance claims.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 
 use meshwork_core::{Host, Instance, InstanceId};
 
@@ -50,14 +50,14 @@ impl Places {
         !self.crowded.is_empty()
     }
 
-    /// The ids that share an address with another one.
-    pub(super) fn crowd(&self) -> BTreeSet<&InstanceId> {
-        self.crowded.iter().filter_map(|address| self.claims.get(address)).flatten().collect()
+    /// Whether this address has more than one id.
+    pub(super) fn is_crowded_at(&self, address: &Address) -> bool {
+        self.crowded.contains(address)
     }
 
-    /// Whether this id shares an address with another one.
-    pub(super) fn is_in_crowd(&self, id: &InstanceId) -> bool {
-        self.crowded.iter().any(|address| self.claims.get(address).is_some_and(|ids| ids.contains(id)))
+    /// The ids that share an address with another one; some may come more than once.
+    pub(super) fn crowd(&self) -> impl Iterator<Item = &InstanceId> {
+        self.crowded.iter().filter_map(|address| self.claims.get(address)).flatten()
     }
 }
 
@@ -77,6 +77,8 @@ pub(super) fn addresses(instance: &Instance) -> impl Iterator<Item = Address> + 
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use meshwork_core::ServiceName;
 
     use super::*;
@@ -98,12 +100,13 @@ mod tests {
         assert!(!places.is_crowded());
         let b = instance("b", &["grpc://h:2"]);
         places.add(&b);
-        let ids: Vec<_> = places.crowd().into_iter().map(InstanceId::as_str).collect();
-        assert_eq!(ids, ["a", "b"]);
+        let ids: BTreeSet<_> = places.crowd().map(InstanceId::as_str).collect();
+        assert_eq!(ids, BTreeSet::from(["a", "b"]));
         places.remove(&a);
-        assert!(places.is_in_crowd(&b.id), "one side still shows it");
+        let address = addresses(&b).next().unwrap();
+        assert!(places.is_crowded_at(&address), "one side still shows it");
         places.remove(&a);
-        assert!(!places.is_crowded() && !places.is_in_crowd(&b.id));
+        assert!(!places.is_crowded() && !places.is_crowded_at(&address));
         places.remove(&b);
         assert!(places.claims.is_empty());
     }

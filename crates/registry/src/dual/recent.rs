@@ -26,10 +26,9 @@ impl<T> Recent<T> {
         }
     }
 
-    pub(super) fn forget(&mut self, id: &InstanceId) {
-        if !self.notes.is_empty() {
-            self.notes.remove(id);
-        }
+    /// Says whether there was something to forget.
+    pub(super) fn forget(&mut self, id: &InstanceId) -> bool {
+        !self.notes.is_empty() && self.notes.remove(id).is_some()
     }
 
     pub(super) fn get(&self, id: &InstanceId) -> Option<&T> {
