@@ -124,14 +124,14 @@ impl Lines {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use bytes::Bytes;
     use tokio::task::JoinSet;
 
     use super::*;
 
     /// A connection whose peer allows two streams; the tasks of both ends.
-    async fn narrow(ends: &mut JoinSet<()>) -> Arc<Http2> {
+    pub(crate) async fn narrow(ends: &mut JoinSet<()>) -> Arc<Http2> {
         let (near, far) = tokio::io::duplex(4096);
         ends.spawn(async move {
             let mut builder = h2::server::Builder::new();

@@ -350,3 +350,50 @@ impl Link {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests {
+    use meshwork_balance::{Arrival, Now, Peers};
+    use meshwork_core::ServiceName;
+    use tokio::task::JoinSet;
+
+    use super::*;
+    use crate::lines::{Took, tests::narrow};
+
+    #[tokio::test]
+    async fn a_node_is_called_full_only_while_no_connection_has_room() {
+        let mut ends = JoinSet::new();
+        let key = NodeKey::new(["grpc://10.0.0.1:90".parse().unwrap()]);
+        let record = Arc::new(Instance::new(ServiceName::new("users").unwrap()));
+        let link = Arc::new(Link::new(key.clone(), Protocol::Http2, record, None, 2));
+        let peers = Peers::new(|| Now::from_nanos(1));
+        let attachment: Arc<Link> = Arc::clone(&link);
+        let node = Node::new(key, attachment, &peers, Arrival::new(Now::from_nanos(1)));
+        link.tie(&node);
+        let (first, spare) = (narrow(&mut ends).await, narrow(&mut ends).await);
+        link.publish(Place::First, &first);
+        for last in [false, true] {
+            assert!(matches!(link.lines().take(None), Took::Stream { last: is, .. } if is == last));
+        }
+        assert!(!link.was_crowded());
+        link.fill(&node);
+        assert!(node.is_full() && link.was_crowded());
+
+        // A stream came back in the moment in which the node was called full.
+        first.give_stream();
+        link.fill(&node);
+        assert!(!node.is_full());
+        node.set_full(true);
+        link.review(&node);
+        assert!(!node.is_full());
+
+        link.publish(Place::Spare(0), &spare);
+        link.withdraw(Place::First, ConnectionState::Connecting);
+        assert!(node.is_ready(), "the spare serves");
+        spare.retire();
+        link.suspend();
+        assert!(!node.is_ready());
+        link.withdraw(Place::Spare(0), ConnectionState::BackingOff);
+        assert_eq!((link.state(), link.opened()), (ConnectionState::BackingOff, 2));
+    }
+}

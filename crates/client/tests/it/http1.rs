@@ -17,7 +17,7 @@ use tokio::{
 
 use crate::{
     peer::Peer,
-    support::{MS, Registry, foreign, text, until},
+    support::{LIMIT, MS, Registry, foreign, text, until},
 };
 
 #[tokio::test]
@@ -155,12 +155,16 @@ async fn an_old_connection_is_not_used_again() {
     let peer = Peer::foreign("nginx").await;
     let registry = Registry::of([foreign("users-1", "http", peer.addr)]);
     let channel = registry.channel_with(|config| config.max_age = Some(60 * MS));
-    let end = Instant::now() + Duration::from_millis(500);
-    while Instant::now() < end {
+    let (begun, mut calls) = (Instant::now(), 0);
+    while peer.connections() < 4 {
         text(channel.post("/")).await.unwrap();
+        calls += 1;
+        assert!(begun.elapsed() < LIMIT, "{} connections", peer.connections());
         tokio::time::sleep(2 * MS).await;
     }
-    assert!((4..=12).contains(&peer.connections()), "{}", peer.connections());
+    // 60 ms, less a tenth.
+    assert!(begun.elapsed() >= 3 * Duration::from_millis(54), "{:?}", begun.elapsed());
+    assert!(calls >= 4, "{calls}");
 }
 
 /// Counts what each request asked for, and closes an idle connection after 20 ms without a word.

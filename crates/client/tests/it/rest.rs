@@ -44,6 +44,15 @@ async fn a_channel_with_a_call_in_flight_or_waiting_does_not_rest() {
     text(channel.post("/")).await.unwrap();
     assert_eq!(peer.connections(), 1);
 
+    let theirs = Peer::foreign("nginx").await;
+    let foreign = restless(&Registry::of([foreign("users-1", "http", theirs.addr)]));
+    theirs.hang(true);
+    // A short limit, because long ones keep the beat going.
+    let call = tokio::spawn(text(foreign.timeout(1900 * MS).post("/")));
+    time::sleep(1500 * MS).await;
+    assert_eq!(foreign.nodes()[0].inflight, 1);
+    call.abort();
+
     let registry = Registry::of([]);
     let channel = restless(&registry);
     let call = tokio::spawn(text(channel.wait_for_ready(true).get("/")));
