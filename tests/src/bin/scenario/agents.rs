@@ -61,7 +61,7 @@ pub(crate) async fn play(actor: &Path, length: Length, judge: &mut Judge) -> Res
     let plan = Consul::with_client_agent();
     let is_short = length == Length::Short;
     let mut fleet = ConsulFleet::start(actor, if is_short { plan } else { plan.tls() }).await?;
-    roles::seen(&fleet.consul, length.pick(24, 100, 400), judge).await?;
+    roles::seen(&fleet.consul, length.pick(12, 100, 400), judge).await?;
     if !is_short {
         let lasting = Duration::from_secs(length.pick(5, 10, 30));
         roles::costs(&fleet.consul.url(), &[], 1_000, lasting, judge).await?;
@@ -155,7 +155,7 @@ impl Stage<'_> {
                 exchange.set_header("x-consul-index", index.to_string());
             }
         });
-        self.steadily("index 100 → 50 → 0", Duration::from_secs(self.length.pick(3, 10, 60))).await;
+        self.steadily("index 100 → 50 → 0", Duration::from_secs(self.length.pick(2, 10, 60))).await;
         self.meddler.behave();
         let url = self.fleet.consul.first().url();
         self.fleet.provide(&url, TTL).await?;
@@ -177,12 +177,12 @@ impl Stage<'_> {
         }
         sleep(BURST).await;
         let (begun, asked, changed) = (Instant::now(), count(&self.meddler), changes.load(Relaxed));
-        sleep(Duration::from_secs(self.length.pick(4, 10, 60))).await;
+        sleep(Duration::from_secs(self.length.pick(3, 10, 60))).await;
         let seconds = begun.elapsed().as_secs_f64();
         stop.store(true, Relaxed);
         let per_second = (changes.load(Relaxed) - changed) as f64 / seconds;
-        let rate = (count(&self.meddler) - asked) as f64 / seconds;
-        judge_rate(self.judge, &format!("{per_second:.0} changes/s"), rate);
+        let asked = count(&self.meddler) - asked;
+        judge_rate(self.judge, self.length, &format!("{per_second:.0} changes/s"), asked, seconds);
         if per_second < CHANGES {
             self.judge.skipped("1 000 changes/s", "this machine makes fewer");
         }
@@ -223,8 +223,8 @@ impl Stage<'_> {
         sleep(BURST).await;
         let (begun, before) = (Instant::now(), count(&self.meddler));
         sleep(lasting).await;
-        let rate = (count(&self.meddler) - before) as f64 / begun.elapsed().as_secs_f64();
-        judge_rate(self.judge, what, rate);
+        let (asked, seconds) = (count(&self.meddler) - before, begun.elapsed().as_secs_f64());
+        judge_rate(self.judge, self.length, what, asked, seconds);
     }
 }
 
@@ -236,9 +236,11 @@ fn count(meddler: &Meddler) -> usize {
     meddler.count(&format!("/v1/health/service/{SERVICE}"))
 }
 
-fn judge_rate(judge: &mut Judge, what: &str, rate: f64) {
-    judge.told(what, format_args!("{rate:.2} requests/s"));
-    judge.holds(&format!("{what}: {rate:.2} requests/s, allowed are {STEADY}"), rate <= STEADY);
+/// A process that stood still for a moment may ask a few times at once; seconds are too short to even that out.
+fn judge_rate(judge: &mut Judge, length: Length, what: &str, asked: usize, seconds: f64) {
+    judge.told(what, format_args!("{:.2} requests/s", asked as f64 / seconds));
+    let most = STEADY * seconds + length.pick(3.0, 0.0, 0.0);
+    judge.holds(&format!("{what}: {asked} requests in {seconds:.1} s"), asked as f64 <= most);
 }
 
 fn stranger(n: usize, round: u64) -> Value {

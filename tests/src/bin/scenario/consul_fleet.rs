@@ -96,8 +96,11 @@ impl ConsulFleet {
 
     /// Stops every process that lives; says which one did not stop cleanly.
     pub(crate) async fn stop(&self) -> Result<()> {
-        for provider in self.providers.iter().filter(|provider| provider.process().is_running()) {
-            let stopped = provider.stop(STOP).await?;
+        let living = self.providers.iter().filter(|provider| provider.process().is_running());
+        let living: Vec<&Provider> = living.collect();
+        living.iter().for_each(|provider| provider.process().terminate());
+        for provider in living {
+            let stopped = provider.stopped(STOP).await?;
             if stopped.code != 0 || !stopped.faults.is_empty() {
                 return Err(format!("provider {} stopped with {stopped:?}", provider.id()).into());
             }

@@ -42,7 +42,7 @@ const HEALED: Duration = Duration::from_secs(15);
 /// How often a view is looked at for instances that vanish.
 const LOOK: Duration = Duration::from_millis(2);
 /// More changes than a leader sends to a server that does not answer.
-const UNREAD: usize = 300;
+const UNREAD: usize = 200;
 const WRITES: &str = r#"service_prefix "" { policy = "write" } node_prefix "" { policy = "read" }"#;
 const READS: &str = r#"service_prefix "" { policy = "read" } node_prefix "" { policy = "read" }"#;
 const READS_NO_SERVICE: &str = r#"node_prefix "" { policy = "read" }"#;

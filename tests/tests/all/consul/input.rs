@@ -298,8 +298,9 @@ async fn two_servers_5_000_indexes_apart_that_answer_in_turn_flip_nothing() {
     while let Ok(view) = time::timeout_at(end, watch.changed()).await {
         assert_eq!(view.value().len(), 2, "it flipped: {view:?}");
     }
-    let rate = (meddler.count(HEALTH) - before) as f64 / begun.elapsed().as_secs_f64();
-    println!("two servers in turn: {rate:.2} requests/s");
-    assert!(rate <= 2.0, "{rate} requests/s");
+    let (asked, seconds) = ((meddler.count(HEALTH) - before) as f64, begun.elapsed().as_secs_f64());
+    println!("two servers in turn: {:.2} requests/s", asked / seconds);
+    // Who stood still for a moment may ask a few times at once.
+    assert!(asked <= 2.0 * seconds + 3.0, "{asked} requests in {seconds} s");
     assert!(watch.latest().staleness().is_fresh());
 }
