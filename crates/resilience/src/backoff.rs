@@ -13,6 +13,8 @@ pub enum Jitter {
     Full,
     /// The pause more or less a fifth (gRFC A6 and gRPC's connection back-off): nearly as long as it says.
     Fifth,
+    /// More or less a tenth: for what must not happen everywhere at once, such as the end of a connection's age.
+    Tenth,
 }
 
 impl Jitter {
@@ -22,6 +24,7 @@ impl Jitter {
         let share = match self {
             Self::Full => unit,
             Self::Fifth => 0.8 + 0.4 * unit,
+            Self::Tenth => 0.9 + 0.2 * unit,
         };
         // One too long to be multiplied stays as it is.
         Duration::try_from_secs_f64(pause.as_secs_f64() * share).unwrap_or(pause)
@@ -104,10 +107,13 @@ mod tests {
     }
 
     #[test]
-    fn jitter_stays_within_a_fifth() {
+    fn jitter_stays_within_a_fifth_or_a_tenth() {
         for _ in 0..1000 {
-            let millis = Jitter::Fifth.spread(Duration::from_millis(100), chance::bits()).as_millis();
-            assert!((80..=120).contains(&millis), "{millis}");
+            let millis =
+                |jitter: Jitter| jitter.spread(Duration::from_millis(100), chance::bits()).as_millis();
+            assert!(
+                (80..=120).contains(&millis(Jitter::Fifth)) && (90..=110).contains(&millis(Jitter::Tenth))
+            );
         }
     }
 

@@ -68,12 +68,17 @@ impl Pushback {
         headers.insert(PUSHBACK, HeaderValue::from_static("-1"));
     }
 
+    /// What the server asked for, as a [`Verdict`](meshwork_core::Verdict) tells it.
+    pub fn asked(self) -> Option<Duration> {
+        match self {
+            Self::After(wait) => Some(wait),
+            Self::Silent | Self::Never => None,
+        }
+    }
+
     /// How long to wait at least.
     pub fn wait(self) -> Duration {
-        match self {
-            Self::After(wait) => wait,
-            Self::Silent | Self::Never => Duration::ZERO,
-        }
+        self.asked().unwrap_or_default()
     }
 }
 
