@@ -74,6 +74,16 @@ impl App {
         self
     }
 
+    /// Announces this process as an instance of `service` too, at the same addresses, under an id of its own; again =
+    /// one more. All of them are announced together, say the same and share one connection to the registry;
+    /// [`Handle::leave`] takes one of them out alone.
+    ///
+    /// Must come before the first [`channel`](Self::channel) or [`config`](Self::config).
+    pub fn serves(self, service: impl Into<String>) -> Self {
+        self.shared.lazy.set("serves", |setup| setup.serves.push(service.into()));
+        self
+    }
+
     /// The environment, instead of `MESHWORK_ENV`: which `config/{env}.toml` is read and under which
     /// name the instance is announced.
     pub fn with_environment(self, environment: impl Into<String>) -> Self {

@@ -9,8 +9,10 @@ pub(crate) fn show(shared: &Shared, wiring: &Wiring, took: Duration) {
     let listed = |items: Vec<String>| if items.is_empty() { "none".to_owned() } else { items.join(", ") };
     let addresses = listed(shared.bound().iter().map(ToString::to_string).collect());
     let config = listed(wiring.config.files_used().iter().map(|file| file.display().to_string()).collect());
+    let service =
+        listed(std::iter::once(&wiring.service).chain(&wiring.also).map(ToString::to_string).collect());
     tracing::info!(
-        service = %wiring.service,
+        %service,
         version = %wiring.build.full_version(),
         env = %wiring.env,
         listen = %addresses,

@@ -27,11 +27,49 @@ pub(crate) struct Shared {
 
 type InstanceChange = Box<dyn FnOnce(&mut Instance) + Send>;
 
-/// The record before, while and after it is announced.
+/// The records before, while and after they are announced.
 #[derive(Default)]
 struct Announced {
     changes: Vec<InstanceChange>,
+    /// One for each service of the process, its own first.
+    posts: Vec<Post>,
+}
+
+/// One service of the process.
+struct Post {
+    /// The record as it was registered first.
+    instance: Arc<Instance>,
+    /// `None` once it has left.
     registration: Option<Registration>,
+}
+
+impl Post {
+    fn instance(&self) -> Arc<Instance> {
+        self.registration.as_ref().map_or_else(|| Arc::clone(&self.instance), Registration::instance)
+    }
+}
+
+/// Says the same as `of`, as another service.
+fn say_the_same(of: &Instance) -> impl FnOnce(&mut Instance) + use<> {
+    let of = of.clone();
+    move |instance| {
+        let (service, id) = (instance.service.clone(), instance.id.clone());
+        *instance = of;
+        (instance.service, instance.id) = (service, id);
+    }
+}
+
+impl Announced {
+    fn update(&mut self, change: impl FnOnce(&mut Instance) + Send + 'static) {
+        let mut registrations = self.posts.iter().filter_map(|post| post.registration.as_ref());
+        if let Some(first) = registrations.next() {
+            first.update(change);
+            let said = first.instance();
+            registrations.for_each(|other| other.update(say_the_same(&said)));
+        } else if self.posts.is_empty() {
+            self.changes.push(Box::new(change));
+        }
+    }
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -63,25 +101,38 @@ impl Shared {
         }
     }
 
-    pub(crate) fn set_registration(&self, registration: Registration) {
+    pub(crate) fn set_registrations(&self, registrations: Vec<Registration>) {
         let mut announced = locked(&self.announced);
-        let late = std::mem::take(&mut announced.changes);
-        for change in late {
-            registration.update(change);
+        let post = |registration: Registration| Post {
+            instance: registration.instance(),
+            registration: Some(registration),
+        };
+        announced.posts = registrations.into_iter().map(post).collect();
+        for change in std::mem::take(&mut announced.changes) {
+            announced.update(change);
         }
-        announced.registration = Some(registration);
     }
 
     pub(crate) fn bound(&self) -> Vec<SocketAddr> {
         locked(&self.bound).clone()
     }
 
-    pub(crate) fn instance(&self) -> Option<Arc<Instance>> {
-        locked(&self.announced).registration.as_ref().map(Registration::instance)
+    /// Who this process is, as every service it serves or served; its own first.
+    pub(crate) fn everybody(&self) -> Vec<Arc<Instance>> {
+        locked(&self.announced).posts.iter().map(Post::instance).collect()
     }
 
-    pub(crate) fn take_registration(&self) -> Option<Registration> {
-        locked(&self.announced).registration.take()
+    /// What is still announced.
+    pub(crate) fn take_registrations(&self) -> Vec<Registration> {
+        locked(&self.announced).posts.drain(..).filter_map(|post| post.registration).collect()
+    }
+
+    fn take_registration(&self, service: &str) -> Option<Registration> {
+        let mut announced = locked(&self.announced);
+        announced.posts.iter_mut().find(|post| post.instance.service.as_str() == service).and_then(|post| {
+            post.instance = post.instance();
+            post.registration.take()
+        })
     }
 
     /// Has the configuration read again soon.
@@ -104,14 +155,6 @@ impl Shared {
         reading
             .await
             .unwrap_or_else(|_ended| Err(unable("reading the configuration again: the runtime ends")))
-    }
-
-    fn update(&self, change: impl FnOnce(&mut Instance) + Send + 'static) {
-        let mut announced = locked(&self.announced);
-        match &announced.registration {
-            Some(registration) => registration.update(change),
-            None => announced.changes.push(Box::new(change)),
-        }
     }
 }
 
@@ -173,10 +216,10 @@ impl Handle {
         readiness
     }
 
-    /// Changes the record of this instance: weight, labels, status. Before it is announced the change is
+    /// Changes the record of this instance: weight, labels, status; those of all its services. Before it is announced the change is
     /// kept; afterwards it is written as soon as the registry can be reached.
     pub fn update(&self, change: impl FnOnce(&mut Instance) + Send + 'static) {
-        self.shared.update(change);
+        locked(&self.shared.announced).update(change);
     }
 
     /// Reads the configuration again, as a change of its files and SIGHUP do, and applies what is live: `read` and
@@ -203,9 +246,37 @@ impl Handle {
         self.shared.bound()
     }
 
-    /// The record as it is announced, or will be; `None` before the listeners are bound and after it left.
+    /// The record as it is announced, or will be; `None` before the listeners are bound and after it left. Of an app
+    /// that [`serves`](crate::App::serves) several services that of its own name; see [`instances`](Self::instances).
     pub fn instance(&self) -> Option<Arc<Instance>> {
-        self.shared.instance()
+        let announced = locked(&self.shared.announced);
+        announced.posts.first()?.registration.as_ref().map(Registration::instance)
+    }
+
+    /// The records of all services that are announced, the app's own first.
+    pub fn instances(&self) -> Vec<Arc<Instance>> {
+        let announced = locked(&self.shared.announced);
+        announced
+            .posts
+            .iter()
+            .filter_map(|post| post.registration.as_ref())
+            .map(Registration::instance)
+            .collect()
+    }
+
+    /// Takes one service of this process out of the registry: marked as leaving, then gone. The process and its other
+    /// services go on, and so do the calls that still come. Nothing happens when it is not announced.
+    ///
+    /// # Errors
+    /// What the registry answered when it did not confirm; the record ends with its time to live then.
+    ///
+    /// # Cancel safety
+    /// Dropping the future does not stop the leaving; only its outcome is lost.
+    pub async fn leave(&self, service: &str) -> Result<(), Arc<Error>> {
+        match self.shared.take_registration(service) {
+            Some(registration) => registration.deregister().await,
+            None => Ok(()),
+        }
     }
 
     /// How the sides of a dual registry stand: what is announced on each, what each shows, where they disagree.
@@ -215,10 +286,11 @@ impl Handle {
         self.shared.lazy.wired()?.duals.get(table).map(Arc::clone)
     }
 
-    /// How the registration stands; `None` before and after it, and where nothing is announced.
+    /// How the registration of the app's own service stands; `None` before and after it, and where nothing is announced.
     pub fn registration(&self) -> Option<RegistrationState> {
         let announced = locked(&self.shared.announced);
-        announced.registration.as_ref().map(|registration| registration.state().borrow().clone())
+        let registration = announced.posts.first()?.registration.as_ref()?;
+        Some(registration.state().borrow().clone())
     }
 }
 

@@ -23,6 +23,7 @@
 #![deny(missing_docs)]
 
 mod advertise;
+mod announce;
 mod app;
 mod assemble;
 mod banner;

@@ -7,17 +7,17 @@ use std::{future::Future, pin::pin, sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
 use meshwork_client::Channel;
-use meshwork_core::{Error, ErrorChain, Instance, Phase, RegistrationState, Task};
+use meshwork_core::{Error, ErrorChain, Instance, Phase, Registration, RegistrationState, ServiceName, Task};
 use meshwork_server::{DrainReport, Identity, Server, Services, Serving};
 use tokio::{
     select,
-    sync::watch,
-    time::{Instant, timeout, timeout_at},
+    time::{Instant, timeout},
 };
-use tokio_util::sync::CancellationToken;
 
 use crate::{
-    App, Handle, Report, RunError, banner, bind,
+    App, Handle, Report, RunError,
+    announce::{DEREGISTER, announce},
+    banner, bind,
     control::Stop,
     follow,
     handle::Shared,
@@ -26,8 +26,6 @@ use crate::{
     wiring::Wiring,
 };
 
-/// The registrar's own budget to mark and release a record, and a little more.
-const DEREGISTER: Duration = Duration::from_millis(2_500);
 /// The most that one `on_stop` hook may take.
 const HOOK: Duration = Duration::from_secs(5);
 /// What a hook gets even when the drain has used up its deadline.
@@ -114,7 +112,7 @@ struct Running {
     wiring: Arc<Wiring>,
     serving: Option<Serving>,
     configuration: Task,
-    _identity: Option<Task>,
+    _identity: Vec<Task>,
 }
 
 /// An app that could serve, before the registry knows of it.
@@ -138,7 +136,7 @@ async fn start(
     };
     let Prepared { wiring, serving, configuration, instance, identity } = prepared;
     let announced = match instance.endpoints.is_empty() {
-        true => None,
+        true => Vec::new(),
         false => announce(shared, &wiring, identity, instance).await?,
     };
     shared.health.set_serving(true);
@@ -199,70 +197,6 @@ async fn eager(wiring: &Wiring) -> Result<(), RunError> {
     Ok(())
 }
 
-/// Announces the instance; with `registry.required = false` it goes on unannounced after the time-out.
-async fn announce(
-    shared: &Arc<Shared>,
-    wiring: &Wiring,
-    identity: Identity,
-    instance: Instance,
-) -> Result<Option<Task>, Option<RunError>> {
-    let Some(registry) = &wiring.parts.registry else {
-        tracing::info!(registry = %wiring.parts.description, "registry does not announce, serving unannounced");
-        return Ok(None);
-    };
-    let settings = wiring.config.registry();
-    // From here: what `warm_up` took is not the registry's.
-    let began = Instant::now();
-    let service = instance.service.clone();
-    let registration = registry.register(instance);
-    let mut state = registration.state();
-    let outcome = select! {
-        outcome = timeout_at(began + settings.start_timeout, registration.live()) => outcome,
-        _stop = shared.control.asked() => {
-            let _unconfirmed = timeout(DEREGISTER, registration.deregister()).await;
-            return Err(None);
-        }
-    };
-    let cause = match outcome {
-        Ok(Ok(())) => None,
-        Ok(Err(cause)) => Some(Some(cause)),
-        Err(_elapsed) => match &*state.borrow_and_update() {
-            RegistrationState::Pending { cause } => Some(cause.clone()),
-            _ => Some(None),
-        },
-    };
-    if let Some(cause) = cause {
-        if settings.required {
-            let registry = wiring.parts.description.clone();
-            // Whatever the keeper may have sent is taken back before the process ends.
-            let _unconfirmed = timeout(DEREGISTER, registration.deregister()).await;
-            return Err(Some(RunError::Registry { registry, waited: began.elapsed(), cause }));
-        }
-        let error = cause.as_deref().map(|cause| ErrorChain(cause).to_string()).unwrap_or_default();
-        tracing::warn!(%service, error, "not announced yet and not found by others, serving all the same");
-    }
-    shared.set_registration(registration);
-    Ok(Some(keep_identity(shared, state, identity)))
-}
-
-/// After a conflict the keeper takes a new id; clients that confirm a connection must find it here.
-fn keep_identity(
-    shared: &Arc<Shared>,
-    mut state: watch::Receiver<RegistrationState>,
-    identity: Identity,
-) -> Task {
-    let shared = Arc::clone(shared);
-    let end = CancellationToken::new();
-    let handle = tokio::spawn(async move {
-        while state.changed().await.is_ok() {
-            if let Some(instance) = shared.instance() {
-                identity.set([(&instance.service, &instance.id)]);
-            }
-        }
-    });
-    Task::new("identity", end, handle)
-}
-
 async fn serving_hooks(hooks: Vec<Hook>, handle: &Handle) -> Result<(), meshwork_core::BoxError> {
     for hook in hooks {
         hook(handle.clone()).await?;
@@ -290,10 +224,11 @@ async fn leave(
     if let Some(serving) = &serving {
         serving.leave();
     }
-    let announced = shared.take_registration();
-    let settle = announced.is_some();
-    if let Some(registration) = announced {
-        match timeout(DEREGISTER, registration.deregister()).await {
+    let announced = shared.take_registrations();
+    let settle = !announced.is_empty();
+    let leaving = announced.into_iter().map(|registration| timeout(DEREGISTER, registration.deregister()));
+    for left in join_all(leaving).await {
+        match left {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
                 let error = ErrorChain(&*error);

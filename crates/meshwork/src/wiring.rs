@@ -24,6 +24,7 @@ pub(crate) struct Setup {
     pub(crate) config: Vec<String>,
     pub(crate) config_dir: Option<PathBuf>,
     pub(crate) environment: Option<String>,
+    pub(crate) serves: Vec<String>,
     pub(crate) build: Build,
 }
 
@@ -32,6 +33,8 @@ pub(crate) struct Wiring {
     pub(crate) config: Config,
     pub(crate) env: Arc<str>,
     pub(crate) service: ServiceName,
+    /// Under which names it is announced besides.
+    pub(crate) also: Vec<ServiceName>,
     pub(crate) build: Build,
     pub(crate) parts: Parts,
     pub(crate) channels: Channels,
@@ -124,6 +127,7 @@ fn wire(setup: Setup) -> Result<Wiring, RunError> {
     let config = builder.build()?;
     let env: Arc<str> = config.service().env.as_deref().unwrap_or(config.environment()).into();
     let service = service_name(&config)?;
+    let also = also(&service, &setup.serves)?;
     let given = setup.backend.is_some();
     let live = Live::new(config.clone());
     let (parts, duals) = match setup.backend {
@@ -138,7 +142,20 @@ fn wire(setup: Setup) -> Result<Wiring, RunError> {
         }
     };
     let channels = Channels::new(&config, &env, &parts);
-    Ok(Wiring { config, env, service, build: setup.build, parts, channels, live, duals, given })
+    Ok(Wiring { config, env, service, also, build: setup.build, parts, channels, live, duals, given })
+}
+
+/// The further services of the process, each once.
+fn also(service: &ServiceName, names: &[String]) -> Result<Vec<ServiceName>, RunError> {
+    let mut also = Vec::new();
+    for name in names {
+        let name = ServiceName::new(name).map_err(|e| Error::invalid(format!("`serves`: {e}")))?;
+        if name == *service || also.contains(&name) {
+            return Err(Error::invalid(format!("`serves`: `{name}` is announced already")).into());
+        }
+        also.push(name);
+    }
+    Ok(also)
 }
 
 /// `[service] name`, else the executable's name.

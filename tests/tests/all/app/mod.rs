@@ -9,4 +9,5 @@ mod registries;
 mod registry_away;
 mod reload;
 mod rig;
+mod services;
 mod ten_lines;

@@ -41,6 +41,7 @@ async fn a_mistake_keeps_the_last_good_value_until_it_is_corrected() {
     let mistakes = [
         "[orders]\nlmit = 2\n",
         "[orders]\nlimit = \n",
+        "[registry.x]\nkind = \"zoo\"\n[orders]\nlimit = 2\n",
         "[drain]\nsetle = \"1s\"\n[orders]\nlimit = 2\n",
         "[registry.both]\nkind = \"dual\"\nprimary = \"local\"\nsecondary = \"local\"\n[orders]\nlimit = 2\n",
         "",
