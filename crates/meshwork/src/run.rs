@@ -7,7 +7,7 @@ use std::{future::Future, pin::pin, sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
 use meshwork_client::Channel;
-use meshwork_core::{Error, ErrorChain, Instance, Phase, Registration, RegistrationState, ServiceName, Task};
+use meshwork_core::{Error, ErrorChain, Instance, Phase, Task};
 use meshwork_server::{DrainReport, Identity, Server, Services, Serving};
 use tokio::{
     select,
