@@ -1,4 +1,5 @@
 //! What many services of one process share.
+#![expect(clippy::unwrap_used, reason = "a bench that cannot be set up fails its test")]
 
 use std::{fs, time::Duration};
 
