@@ -135,6 +135,30 @@ async fn a_jwt_may_end_with_the_lease_and_users_may_change() {
 }
 
 #[tokio::test]
+async fn whoever_loses_his_member_is_let_in_by_another() {
+    for tokens in [Tokens::Simple(TOKEN_TTL), Tokens::Jwt(TOKEN_TTL)] {
+        let etcd = etcd::Etcd::cluster(3).users(tokens).start().await.unwrap();
+        etcd.make_user(USER, PASSWORD, "/meshwork/").await.unwrap();
+        let mut proxies = Vec::new();
+        for member in etcd.members() {
+            proxies.push(FaultProxy::start(member.addr()).await.unwrap());
+        }
+        let urls = proxies.iter().map(FaultProxy::url);
+        let backend = backend(urls).with_user(USER, PASSWORD).with_lease_ttl(Duration::from_secs(6));
+        let process = Process::start(backend).await;
+        let raw = Raw::as_root(&etcd.endpoints()).await;
+        let lease = raw.lease_of(&process.key).await;
+        for round in 1..=2 {
+            let used = proxies.iter().find(|proxy| proxy.traffic().open > 0).unwrap();
+            used.refuse().await.unwrap();
+            used.cut().await.unwrap();
+            process.works(&raw, round).await;
+        }
+        assert_eq!(raw.lease_of(&process.key).await, lease, "the registration was never lost");
+    }
+}
+
+#[tokio::test]
 async fn a_wrong_password_ends_the_start_and_is_tried_once() {
     let bench = Bench::with_users(Tokens::Simple(TOKEN_TTL)).await;
     let before = logins(&bench.etcd).await;
