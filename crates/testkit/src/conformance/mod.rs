@@ -42,7 +42,7 @@
 //! # });
 //! ```
 //!
-//! `docs/writing-a-backend.md` walks through a whole backend of about 250 lines and its rig.
+//! `docs/writing-a-backend.md` walks through a whole backend of about 270 lines and its rig.
 //!
 //! # How it runs
 //!

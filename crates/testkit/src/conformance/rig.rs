@@ -299,6 +299,11 @@ impl Linked {
         Self { backend: Box::new(backend), links: links.into_iter().collect() }
     }
 
+    /// Takes it apart, for a rig that joins several.
+    pub fn into_parts(self) -> (Box<dyn Backend>, Vec<FaultProxy>) {
+        (self.backend, self.links)
+    }
+
     pub(super) fn backend(&self) -> &dyn Backend {
         &*self.backend
     }
@@ -360,23 +365,9 @@ impl Counted {
     }
 
     fn with(stats: &Arc<Stats>, discovery: Arc<dyn Discovery>, registry: Option<Arc<dyn Registry>>) -> Self {
-        Self { backend: Box::new(Opened { discovery, registry }), stats: Arc::clone(stats) }
-    }
-}
-
-/// Drivers that are there already.
-struct Opened {
-    discovery: Arc<dyn Discovery>,
-    registry: Option<Arc<dyn Registry>>,
-}
-
-impl Backend for Opened {
-    fn open(&self) -> Result<Parts, meshwork_core::Error> {
-        let parts = Parts::new("counted").with_discovery(Arc::clone(&self.discovery));
-        Ok(match &self.registry {
-            Some(registry) => parts.with_registry(Arc::clone(registry)),
-            None => parts,
-        })
+        let mut parts = Parts::new("counted").with_discovery(discovery);
+        parts.registry = registry;
+        Self { backend: Box::new(parts), stats: Arc::clone(stats) }
     }
 }
 

@@ -130,7 +130,8 @@ impl Run {
     async fn prove(&self, behaviour: &'static Behaviour, seat: Option<Seat>) {
         let notes = Arc::<Mutex<Vec<String>>>::default();
         let number = behaviours().position(|other| other.name == behaviour.name).unwrap_or_default();
-        let salt = format!("{}{number:02}", self.salt);
+        // The number comes first: a rig may tell services apart by how their names begin.
+        let salt = format!("{number:03}{}", self.salt);
         let bench = Bench::new(Arc::clone(&self.rig), self.limits.clone(), salt, seat, Arc::clone(&notes));
         let begun = Instant::now();
         // A task of its own, so that a panic is a failure like others.

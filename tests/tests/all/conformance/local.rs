@@ -72,14 +72,18 @@ impl Rig for OnDisk {
                 fs::write(self.record(&service, &id), kind.bytes(&service, &id))
             }
             Deed::Plant(..) => {
-                return Err(Undone::cannot("a well measured file that no process holds is dead, and removed"));
+                return Err(Undone::cannot(
+                    "a well measured file that no process holds is dead, and removed",
+                ));
             }
             Deed::Put(_) => {
                 return Err(Undone::cannot("a record that no process holds is dead, and removed"));
             }
             Deed::PutForeign(..) => return Err(Undone::cannot("other software does not know these files")),
             _ => {
-                return Err(Undone::cannot("there is no server: the directory is there while the machine is"));
+                return Err(Undone::cannot(
+                    "there is no server: the directory is there while the machine is",
+                ));
             }
         };
         Ok(done.map_err(|e| Error::new("changing the files of the local registry").with_source(e))?)

@@ -11,6 +11,7 @@
 mod consul;
 mod etcd;
 mod fixed;
+mod joined;
 mod local;
 mod memory;
 mod running;
@@ -40,4 +41,7 @@ rigs! {
     etcd_of_three = etcd::Cluster::of(3).await,
     consul_dev = consul::Agents::dev().await,
     consul_client_agent = consul::Agents::with_client().await,
+    dual = joined::Both::new(etcd::Cluster::of(1).await, consul::Agents::dev().await),
+    dual_in_memory = joined::Both::new(memory::InMemory::new(), memory::InMemory::new()),
+    split = joined::Apart::new(memory::InMemory::new(), etcd::Cluster::of(1).await),
 }

@@ -6,6 +6,7 @@ use std::{
     env, fs,
     io::{self, Write},
     panic,
+    path::Path,
     sync::{LazyLock, Mutex},
     thread::{self, JoinHandle},
 };
@@ -69,7 +70,10 @@ fn tell(ended: &mut [Report]) {
     // A closed terminal is no reason to fail.
     let _ = writeln!(io::stderr(), "\n{table}\n{}", lines.join("\n"));
     if let Some(file) = env::var_os(TABLE) {
-        fs::write(file, format!("# Conformance\n\nBackend × behaviour, milliseconds; `–` = the rig cannot show it. Written by the suite itself.\n\n{table}")).unwrap();
+        let head = "# Conformance\n\nBackend × behaviour, in milliseconds; `–`: the rig cannot show it. Written by the suite, see \
+            [writing a backend](writing-a-backend.md).\n\n";
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        fs::write(root.join(file), format!("{head}{table}")).unwrap();
     }
 }
 
