@@ -1,7 +1,8 @@
 //! What a pick and its record cost with each policy, and what a picker costs to make.
 //!
 //! `cargo run --release -p meshwork-balance --example figures` prints nanoseconds per call, on one thread, with one
-//! clock read: the least of several rounds, because noise only adds. All nodes answer alike; a tenth is away.
+//! clock read: the least of several rounds, because noise only adds. All nodes answer alike; a tenth
+//! is away. An argument keeps the policies whose names begin with it.
 
 use std::{
     error::Error,
@@ -36,7 +37,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     ];
     println!("{:24} {:>24}   {:>30}", "", "pick + record, ns", "making a picker, us");
     println!("{:24} {:>8}{:>8}{:>8}   {:>10}{:>10}{:>10}", "N", 3, 100, 10_000, 3, 100, 10_000);
-    for (name, policy) in &policies {
+    let only = std::env::args().nth(1).unwrap_or_default();
+    for (name, policy) in policies.iter().filter(|(name, _)| name.starts_with(&only)) {
         let (mut calls, mut builds) = (String::new(), String::new());
         for size in SIZES {
             let members = members(size)?;

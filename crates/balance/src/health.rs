@@ -17,11 +17,12 @@ const CALM_NANOS: u64 = 10_000_000_000;
 impl Node {
     pub(crate) fn succeeded(&self, now: Now) {
         self.window.success(now);
-        let failures = u32::from(self.consecutive.load(Relaxed));
-        if failures != 0 {
-            self.consecutive.store(0, Relaxed);
-        }
         let state = self.state.load(Relaxed);
+        let failures = u32::from(self.consecutive.load(Relaxed));
+        if failures == 0 && state & (UNHEALTHY | EJECTED) == 0 {
+            return;
+        }
+        self.consecutive.store(0, Relaxed);
         if state & EJECTED != 0 {
             self.readmit(now);
             return;

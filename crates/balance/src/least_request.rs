@@ -2,7 +2,11 @@
 
 use std::sync::Arc;
 
-use crate::{Member, Pick, Picked, Picker, Policy, draw::Urn, pair};
+use crate::{
+    Member, Pick, Picked, Picker, Policy,
+    draw::Urn,
+    pair::{self, Load},
+};
 
 /// Of some members drawn by weight, the one with the fewest calls in flight for its weight.
 ///
@@ -56,12 +60,15 @@ impl Picker for Lightest {
         }
         let panicking = self.urn.pool().is_panicking();
         pair::pick(&self.urn, pick, panicking, |pick, first, second| {
-            let lighter = |a, b| if pair::second_is_lighter(a, b, pick.now) { b } else { a };
+            let now = pick.now;
+            let lighter = |best: &'a Member, other: &'a Member| {
+                let load = |member| (member, Load::of(member, now));
+                if pair::second_is_lighter(load(best), load(other)) { other } else { best }
+            };
             let mut best = lighter(first, second);
             for _ in 2..self.choices {
                 if let Some(another) = pair::draw(&self.urn, pick, panicking) {
-                    let lighter = pair::second_is_lighter(best, another, pick.now);
-                    best = if lighter { another } else { best };
+                    best = lighter(best, another);
                 }
             }
             best

@@ -11,7 +11,7 @@ use crate::{
     chance::{below, scramble},
     draw::Urn,
     latency::alike,
-    pair,
+    pair::{self, Load},
 };
 
 /// The median is that of all nodes, or of so many drawn ones.
@@ -86,19 +86,19 @@ impl BetterOfTwo {
 }
 
 /// The cheaper one; of two with alike latencies the lighter one.
+#[inline]
 fn better<'a>(first: &'a Member, second: &'a Member, now: Now, peers: &Peers) -> &'a Member {
     let median = peers.median_nanos();
-    let latency = |member: &Member| {
-        let node = member.node();
-        node.latency.judged(now, node.inflight() > 0, median)
+    let judged = |member: &Member| {
+        let load = Load::of(member, now);
+        (load, member.node().latency.judged(now, load.calls > 0.0, median))
     };
-    let second_is_better = match (latency(first), latency(second)) {
-        (Some(a), Some(b)) if !alike(a, b) => {
-            let (first_calls, first_weight) = pair::load(first, now);
-            let (second_calls, second_weight) = pair::load(second, now);
-            b * (second_calls + 1.0) / second_weight < a * (first_calls + 1.0) / first_weight
+    let ((a, first_latency), (b, second_latency)) = (judged(first), judged(second));
+    let second_is_better = match (first_latency, second_latency) {
+        (Some(first), Some(second)) if !alike(first, second) => {
+            second * (b.calls + 1.0) / b.weight < first * (a.calls + 1.0) / a.weight
         }
-        _ => pair::second_is_lighter(first, second, now),
+        _ => pair::second_is_lighter((first, a), (second, b)),
     };
     if second_is_better { second } else { first }
 }

@@ -28,6 +28,7 @@ enum Found<'a> {
 }
 
 /// Takes the better of two, or what there is instead. `better` is given the first and the second one drawn.
+#[inline]
 pub(crate) fn pick<'a>(
     urn: &'a Urn,
     pick: &mut Pick<'_>,
@@ -53,24 +54,32 @@ pub(crate) fn pick<'a>(
     anyone.map_or(Picked::Wait, |(member, ticket)| Picked::Take(member, ticket))
 }
 
+/// What a member carries, and the weight that counts.
+#[derive(Clone, Copy)]
+pub(crate) struct Load {
+    pub(crate) calls: f64,
+    pub(crate) weight: f64,
+}
+
+impl Load {
+    #[inline]
+    pub(crate) fn of(member: &Member, now: Now) -> Self {
+        let node = member.node();
+        let weight = f64::from(member.weight().max(1)) * node.share(now);
+        Self { calls: f64::from(node.inflight()), weight }
+    }
+}
+
 /// Whether `second` has the lower load by weight. Of two idle ones that weigh the same, the one not tried for
 /// longer; at equal load else `first`. (Among busy ones that would favour the one that is kept away from because
 /// it is slow.)
-pub(crate) fn second_is_lighter(first: &Member, second: &Member, now: Now) -> bool {
-    let (first_calls, first_weight) = load(first, now);
-    let (second_calls, second_weight) = load(second, now);
-    if first_calls + second_calls == 0.0 && first_weight == second_weight {
+#[inline]
+pub(crate) fn second_is_lighter((first, a): (&Member, Load), (second, b): (&Member, Load)) -> bool {
+    if a.calls + b.calls == 0.0 && a.weight == b.weight {
         return second.node().latency.begun() < first.node().latency.begun();
     }
     // Both before and after taking the call, else an idle light node would never get one beside an idle heavy one.
-    (second_calls + 1.0) * first_weight < (first_calls + 1.0) * second_weight
-        && second_calls * first_weight < first_calls * second_weight
-}
-
-/// Calls in flight, and the weight that counts at `now`.
-pub(crate) fn load(member: &Member, now: Now) -> (f64, f64) {
-    let node = member.node();
-    (f64::from(node.inflight()), f64::from(member.weight().max(1)) * node.share(now))
+    (b.calls + 1.0) * a.weight < (a.calls + 1.0) * b.weight && b.calls * a.weight < a.calls * b.weight
 }
 
 /// A candidate by one draw; `None` when the one drawn is none, or is spared in its slow start.
@@ -82,6 +91,7 @@ pub(crate) fn draw<'a>(urn: &'a Urn, pick: &mut Pick<'_>, panicking: bool) -> Op
 }
 
 /// One draw: the place, and its standing unless it is to be passed over.
+#[inline]
 fn drawn(urn: &Urn, pick: &mut Pick<'_>, panicking: bool) -> (usize, Option<Standing>) {
     let bits = (pick.random)();
     let at = urn.draw(bits);
@@ -100,6 +110,7 @@ fn drawn(urn: &Urn, pick: &mut Pick<'_>, panicking: bool) -> (usize, Option<Stan
 
 /// Two distinct candidates, drawn by weight. The first one drawn wins a tie, which makes shares
 /// proportional to weights whatever the number of nodes.
+#[inline]
 fn find<'a>(urn: &'a Urn, pick: &mut Pick<'_>, panicking: bool) -> Found<'a> {
     let mut first = None;
     for _ in 0..DRAWS {

@@ -108,9 +108,9 @@ impl Subsetting for RingAperture {
 
 /// The nodes that score highest with a client's own salt.
 ///
-/// For clients that know nothing of each other. A node that leaves or comes costs only those clients a connection
-/// that had or get it, a twentieth of one with 20 of 400; the price is chance: with 20 of 300 the load of a
-/// node is between half and one and a half times the mean. gRPC A68 (random subsetting).
+/// For clients that know nothing of each other. A node that leaves or comes costs a connection only those clients
+/// that had it or get it (0.07 per client with 20 of 300). The price is chance: the load of a node is between half
+/// and one and a half times the mean there. gRPC A68 (random subsetting).
 ///
 /// ```
 /// # use meshwork_balance::{Rendezvous, Subsetting};

@@ -107,3 +107,26 @@ impl Picker for Strides {
         self.pool.take(pick, (0..self.pool.len().min(TRIES)).map(|_| self.next()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_turn_is_found_in_about_two_looks_whatever_the_weights() {
+        let giant = (0..10_000).map(|at| if at == 77 { 65_535 } else { 1 }).collect::<Vec<u64>>();
+        let half = (0..1_000).map(|at| if at % 2 == 0 { 65_535 } else { 1 }).collect();
+        let ramp = (1..=1_000).collect();
+        for weights in [vec![1], vec![1, 1], vec![3, 2], vec![1, 65_535], giant, half, ramp] {
+            let slots = slots(weights.iter().copied());
+            assert!(slots.len() <= 3 * weights.len(), "{} slots", slots.len());
+            let looks = 20 * slots.len();
+            let turns = (0..looks).filter(|look| {
+                let at = look % slots.len();
+                slots[at].has_turn(at, (look / slots.len()) as u64)
+            });
+            let looks_per_turn = looks as f64 / turns.count() as f64;
+            assert!(looks_per_turn <= 2.2, "{} weights: {looks_per_turn}", weights.len());
+        }
+    }
+}
