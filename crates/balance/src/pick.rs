@@ -168,6 +168,12 @@ pub trait Policy: Send + Sync + 'static {
     fn picker(&self, members: Arc<[Member]>) -> Box<dyn Picker>;
 }
 
+impl<P: Policy + ?Sized> Policy for Arc<P> {
+    fn picker(&self, members: Arc<[Member]>) -> Box<dyn Picker> {
+        (**self).picker(members)
+    }
+}
+
 /// Chooses a member for each call. Called on the hot path: no lock, no allocation.
 pub trait Picker: Send + Sync + 'static {
     /// Chooses, and counts the call on the chosen node in the same step.

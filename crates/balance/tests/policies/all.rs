@@ -9,6 +9,8 @@ use meshwork_balance::{
 
 pub(crate) fn all() -> Vec<(&'static str, Arc<dyn Policy>)> {
     let canary = || Subset::named("canary").deployment("canary").share(0.5);
+    // As configuration has it, which does not know the type.
+    let shared: Arc<dyn Policy> = Arc::new(RoundRobin::default());
     vec![
         ("p2c", Arc::new(P2c::default())),
         ("round robin", Arc::new(RoundRobin::default())),
@@ -18,7 +20,7 @@ pub(crate) fn all() -> Vec<(&'static str, Arc<dyn Policy>)> {
         ("ring hash", Arc::new(RingHash::default())),
         ("first", Arc::new(First::default())),
         ("zones over p2c", Arc::new(ZoneAware::new("a", P2c::default()))),
-        ("zones over round robin", Arc::new(ZoneAware::new("a", RoundRobin::default()))),
+        ("zones over round robin", Arc::new(ZoneAware::new("a", shared))),
         ("subsets over ring hash", Arc::new(Subsets::of(RingHash::default()).with(canary()))),
         ("subsets over zones", Arc::new(Subsets::of(ZoneAware::new("a", P2c::default())).with(canary()))),
         ("one of a user's own", Arc::new(ByChance)),
