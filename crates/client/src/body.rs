@@ -11,10 +11,11 @@ use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 use meshwork_balance::Outcome;
+use meshwork_resilience::deadline::{Bound, SetBy};
 use tokio::time::{self, Sleep};
 
 use crate::{
-    CallError, ClientConfig, deadline::Bound, failure::Failure, flight::Flight, shared::Kind, verdict,
+    CallError, ClientConfig, deadline::limits_at, failure::Failure, flight::Flight, shared::Kind, verdict,
 };
 
 /// The body of an answer. The default one is empty and ended.
@@ -41,7 +42,7 @@ pub(crate) struct Until {
 
 impl Until {
     pub(crate) fn new(bound: Bound, path: &str) -> Self {
-        Self { bound, path: bound.is_of_method().then(|| path.into()), sleep: None }
+        Self { bound, path: (bound.set_by() == SetBy::Method).then(|| path.into()), sleep: None }
     }
 
     /// Ready once the time is over.
@@ -53,7 +54,7 @@ impl Until {
 
     fn passed(&self, config: &ClientConfig) -> CallError {
         let path = self.path.as_deref().unwrap_or("/");
-        self.bound.passed("end of the answer", path, config).delivered_maybe()
+        self.bound.passed("end of the answer", limits_at(path, config)).delivered_maybe().into()
     }
 }
 

@@ -8,12 +8,12 @@ use std::{
 };
 
 use meshwork_balance::{Hint, Member, NodeKey, Outcome, Pick, Picked, Reason};
+use meshwork_resilience::{chance, deadline::Deadline};
 use tokio::time::{self, Instant};
 
 use crate::{
     Attempt, CallError, CallErrorKind, CallOptions, Funnel,
-    clock::random,
-    deadline::Deadline,
+    deadline::limits_at,
     flight::{Flight, Unusable, link_of},
     shared::{Group, Kind, Pending, Shared, Store},
 };
@@ -112,7 +112,7 @@ fn look(shared: &Arc<Shared>, wish: &Wish<'_>, now: Instant) -> Look {
         (None, None, Some(hash)) => Hint::Hash(hash),
         (None, None, None) => Hint::Any,
     };
-    let mut random = random;
+    let mut random = chance::bits;
     for _ in 0..PICKS {
         let mut pick = Pick::new(now, &mut random).hint(hint).avoid(wish.avoid);
         let ticket = match store.picker.pick(&mut pick) {
@@ -217,7 +217,8 @@ fn passed(shared: &Shared, wish: &Wish<'_>, group: &Group) -> CallError {
     }
     let what = if shared.peers.connected() == 0 { "connection" } else { "free connection" };
     let error = match wish.deadline.waiting() {
-        Some(bound) => bound.passed(what, wish.path, &shared.config).with_attempts(failures(&store, wish)),
+        Some(bound) => CallError::from(bound.passed(what, limits_at(wish.path, &shared.config)))
+            .with_attempts(failures(&store, wish)),
         None => CallError::new(CallErrorKind::Deadline, format!("no {what} in time")),
     };
     error.with_funnel(wish.funnel(&store))

@@ -1,76 +1,12 @@
 //! How a service is called: what `[client.<service>]` says, as values.
 
-use std::{borrow::Cow, collections::HashMap, fmt, sync::Arc, time::Duration};
+use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
 
-use http::HeaderValue;
 use meshwork_balance::{P2c, Policy};
-use meshwork_core::{AddressRules, InstanceId, Scheme, timeout};
+use meshwork_core::{AddressRules, InstanceId, Scheme};
+use meshwork_resilience::{Budget, deadline::Limit};
 
 use crate::{Connect, TcpConnect};
-
-/// A time limit and where it was set, so that an error can say which one passed.
-///
-/// ```
-/// use std::time::Duration;
-/// use meshwork_client::Limit;
-/// let limit = Limit::new(Duration::from_millis(800), "[client.users] timeout, config/prod.toml:12");
-/// assert_eq!(limit.to_string(), "800ms from [client.users] timeout, config/prod.toml:12");
-/// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Limit {
-    duration: Duration,
-    origin: Cow<'static, str>,
-    yields: bool,
-    /// As it travels in a header; written once.
-    header: HeaderValue,
-}
-
-impl Limit {
-    /// A limit; `origin` says where it was set.
-    pub fn new(duration: Duration, origin: impl Into<Cow<'static, str>>) -> Self {
-        let header = HeaderValue::try_from(timeout::encode(duration))
-            .expect("invariant: digits and a letter are a header value");
-        Self { duration, origin: origin.into(), yields: false, header }
-    }
-
-    /// A limit nobody chose: it yields to a longer one that the caller chose.
-    pub fn fallback(duration: Duration, origin: impl Into<Cow<'static, str>>) -> Self {
-        Self { yields: true, ..Self::new(duration, origin) }
-    }
-
-    /// As it travels in a header.
-    pub(crate) fn header(&self) -> &HeaderValue {
-        &self.header
-    }
-
-    /// Whether it yields to what the caller chose.
-    pub(crate) fn yields(&self) -> bool {
-        self.yields
-    }
-
-    /// How long.
-    pub fn duration(&self) -> Duration {
-        self.duration
-    }
-
-    /// Where it was set.
-    pub fn origin(&self) -> &str {
-        &self.origin
-    }
-}
-
-impl From<Duration> for Limit {
-    /// A limit set in code.
-    fn from(duration: Duration) -> Self {
-        Self::new(duration, "the client's configuration in code")
-    }
-}
-
-impl fmt::Display for Limit {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?} from {}", self.duration, self.origin)
-    }
-}
 
 /// How a service is called. Every field has a default that works.
 #[derive(Clone)]
@@ -182,7 +118,7 @@ pub struct RetryConfig {
 
 impl Default for RetryConfig {
     fn default() -> Self {
-        Self { attempts: 2, budget: 0.2, min_per_second: 10 }
+        Self { attempts: 2, budget: Budget::RATIO, min_per_second: Budget::MINIMUM }
     }
 }
 

@@ -5,6 +5,10 @@
 use std::{borrow::Cow, error::Error, io, time::Duration};
 
 use meshwork_core::{BoxError, Delivered};
+use meshwork_resilience::{
+    Pushback,
+    retry::{Reroute, Trouble},
+};
 use tonic::Code;
 
 use crate::{AttemptPhase, CallError, CallErrorKind};
@@ -20,8 +24,8 @@ pub(crate) struct Failure {
     pub(crate) connection: After,
     /// How often a call may be re-routed for this.
     pub(crate) reroute: Reroute,
-    /// How long the peer asked us to wait.
-    pub(crate) pushback: Option<Duration>,
+    /// What the peer said of another attempt.
+    pub(crate) pushback: Pushback,
     grpc: Option<Code>,
     source: Option<BoxError>,
 }
@@ -35,20 +39,12 @@ pub(crate) enum After {
     Closing,
 }
 
-/// When an undelivered attempt may go elsewhere for free.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Reroute {
-    /// Never: it may have been delivered.
-    Never,
-    /// Up to the limit of re-routes per call.
-    Free,
-    /// Once per call.
-    Once,
-    /// If the call is idempotent: a kept-alive HTTP/1.1 connection closed as the request was written.
-    IfIdempotent,
-}
-
 impl Failure {
+    /// What it means for another attempt.
+    pub(crate) fn trouble(&self) -> Trouble {
+        Trouble { delivered: self.delivered, reroute: self.reroute, pushback: self.pushback }
+    }
+
     /// No connection could be had.
     pub(crate) fn connect(error: CallError) -> Self {
         Self {
@@ -58,7 +54,7 @@ impl Failure {
             code: code_of_chain(&error),
             connection: After::Closing,
             reroute: Reroute::Free,
-            pushback: None,
+            pushback: Pushback::Silent,
             grpc: None,
             source: Some(error.into()),
         }
@@ -70,7 +66,7 @@ impl Failure {
     }
 
     /// The peer has no capacity.
-    pub(crate) fn overloaded(pushback: Option<Duration>) -> Self {
+    pub(crate) fn overloaded(pushback: Pushback) -> Self {
         Self {
             kind: CallErrorKind::Overloaded,
             connection: After::Good,
@@ -171,8 +167,9 @@ impl Failure {
             _ if self.phase == AttemptPhase::Body => format!("the answer broke off: {}", self.code).into(),
             _ => format!("no answer: {}", self.code).into(),
         };
-        let mut error =
-            CallError::new(self.kind, text).with_delivered(self.delivered).with_pushback(self.pushback);
+        let mut error = CallError::new(self.kind, text)
+            .with_delivered(self.delivered)
+            .with_pushback(self.pushback.asked());
         if let Some(code) = self.grpc {
             error = error.with_code(code);
         }
@@ -190,7 +187,7 @@ impl Failure {
             code: code.into(),
             connection: After::Closing,
             reroute: Reroute::Free,
-            pushback: None,
+            pushback: Pushback::Silent,
             grpc: None,
             source: None,
         }

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
+use meshwork_resilience::{Backoff, Pauses, chance};
 use tokio::time::{self, Instant};
 
 use crate::{
-    backoff::Backoff,
     clock, confirm,
     dial::{self, Dialled},
     http2::{Driver, Http2, Served},
@@ -61,7 +61,7 @@ impl Held {
 
     /// Dials the connection that replaces this one, which serves on.
     async fn successor(&mut self, link: &Link, shared: &Shared) -> Result<Self, Option<hyper::Error>> {
-        let mut backoff = Backoff::default();
+        let mut backoff = Pauses::new(Backoff::CONNECT);
         loop {
             tokio::select! {
                 ended = self.serve(link, shared) => return Err(ended),
@@ -71,7 +71,7 @@ impl Held {
                     }
                 }
             }
-            self.until(Instant::now() + backoff.next(), link, shared).await?;
+            self.until(Instant::now() + backoff.next(chance::bits()), link, shared).await?;
         }
     }
 

@@ -6,9 +6,7 @@
 //! its own for plain HTTP. It never registers anything and knows no registry.
 #![deny(missing_docs)]
 
-mod backoff;
 mod body;
-mod budget;
 mod channel;
 mod choose;
 mod clock;
@@ -33,7 +31,6 @@ mod names;
 mod options;
 mod owner;
 mod pulse;
-mod recovery;
 mod shared;
 mod spares;
 mod stack;
@@ -47,12 +44,13 @@ mod verdict;
 
 pub use body::Body;
 pub use channel::{CallFuture, Channel};
-pub use config::{ClientConfig, Limit, Local, MethodConfig, RetryConfig};
+pub use config::{ClientConfig, Local, MethodConfig, RetryConfig};
 pub use connect::{Connect, Connected, Protocol, TcpConnect, TlsUse};
 pub use error::{Attempt, AttemptPhase, CallError, CallErrorKind};
 pub use funnel::{Funnel, Missing};
 pub use io::Io;
 pub use link::ConnectionState;
+pub use meshwork_resilience::deadline::Limit;
 pub use options::{CallOptions, OptionsExt};
 pub use table::{ClusterView, NodeView};
 #[cfg(feature = "tls")]

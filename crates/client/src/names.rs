@@ -8,5 +8,3 @@ pub(crate) static LANE: HeaderName = HeaderName::from_static(headers::LANE);
 pub(crate) static ATTEMPT: HeaderName = HeaderName::from_static(headers::ATTEMPT);
 pub(crate) static TRACEPARENT: HeaderName = HeaderName::from_static(headers::TRACEPARENT);
 pub(crate) static TO: HeaderName = HeaderName::from_static(headers::TO);
-pub(crate) static TIMEOUT: HeaderName = HeaderName::from_static(headers::TIMEOUT);
-pub(crate) static GRPC_TIMEOUT: HeaderName = HeaderName::from_static(headers::GRPC_TIMEOUT);

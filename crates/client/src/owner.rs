@@ -11,12 +11,12 @@ use std::{
 };
 
 use meshwork_core::{ErrorChain, Seen, Task};
+use meshwork_resilience::{Backoff, Pauses, chance};
 use tokio::time::{self, Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     CallError, CallErrorKind, ConnectionState,
-    backoff::Backoff,
     dial::{self, Dialled},
     held::Held,
     http1::Http1,
@@ -50,7 +50,7 @@ pub(crate) async fn own(link: Arc<Link>, shared: Arc<Shared>) {
 
 /// Keeps the first connection for ever.
 async fn first(link: &Link, shared: &Shared) {
-    let mut backoff = Backoff::default();
+    let mut backoff = Pauses::new(Backoff::CONNECT);
     loop {
         // Boxed, so that a node that waits does not carry the room of a dial.
         let begun = Instant::now();
@@ -83,7 +83,7 @@ async fn serve_http2(
     link: &Link,
     shared: &Shared,
     begun: Instant,
-    backoff: &mut Backoff,
+    backoff: &mut Pauses,
 ) -> Option<Duration> {
     let address = link.target().address();
     tracing::debug!(service = %shared.service, %address, "node connected");
@@ -108,7 +108,7 @@ async fn serve_http2(
 }
 
 /// Serves until a call finds nobody; says how long to pause before the next dial.
-async fn serve_http1(pool: &Http1, link: &Link, shared: &Shared, backoff: &mut Backoff) -> Duration {
+async fn serve_http1(pool: &Http1, link: &Link, shared: &Shared, backoff: &mut Pauses) -> Duration {
     backoff.reset();
     link.publish_http1();
     shared.wake_all();
@@ -123,8 +123,8 @@ async fn serve_http1(pool: &Http1, link: &Link, shared: &Shared, backoff: &mut B
 }
 
 /// Notes a failed dial, wakes those who wait for it, and says how long to pause.
-fn failed(link: &Link, shared: &Shared, error: CallError, begun: Instant, backoff: &mut Backoff) -> Duration {
-    let pause = backoff.next();
+fn failed(link: &Link, shared: &Shared, error: CallError, begun: Instant, backoff: &mut Pauses) -> Duration {
+    let pause = backoff.next(chance::bits());
     let address = link.target().address();
     tracing::debug!(service = %shared.service, %address, error = %ErrorChain(&error), ?pause, "dial failed");
     if is_refused(&error) {

@@ -11,12 +11,13 @@ use std::{
 use arc_swap::ArcSwap;
 use meshwork_balance::{Member, Peers, Picker};
 use meshwork_core::{Error, ErrorKind, ServiceName, Watch};
+use meshwork_resilience::Budget;
 use tokio::{
     sync::{Notify, Semaphore},
     time::Instant,
 };
 
-use crate::{ClientConfig, budget::Budget, clock::Clock, pulse::Pulse};
+use crate::{ClientConfig, clock::Clock, pulse::Pulse};
 
 /// Dials under way at a time.
 const DIALS: usize = 128;

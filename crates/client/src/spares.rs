@@ -9,12 +9,11 @@ use std::{
 };
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
+use meshwork_resilience::{Backoff, Pauses, chance};
 use tokio::time::{self, Instant};
 
 use crate::{
-    CallError, ConnectionState,
-    backoff::Backoff,
-    clock,
+    CallError, ConnectionState, clock,
     dial::{self, Dialled},
     held::Held,
     http2::Http2,
@@ -33,7 +32,7 @@ pub(crate) async fn keep(link: Arc<Link>, shared: Arc<Shared>) {
     let (link, shared) = (&*link, &*shared);
     let mut spares = FuturesUnordered::new();
     let mut dial: Option<Dial<'_>> = None;
-    let mut backoff = Backoff::default();
+    let mut backoff = Pauses::new(Backoff::CONNECT);
     let mut not_before = Instant::now();
     loop {
         tokio::select! {
@@ -54,7 +53,7 @@ pub(crate) async fn keep(link: Arc<Link>, shared: Arc<Shared>) {
                         spares.push(serve(Held { connection, driver }, Place::Spare(nth), link, shared));
                     }
                     // What is wrong is the business of the first connection, when that ends.
-                    _ => not_before = Instant::now() + backoff.next(),
+                    _ => not_before = Instant::now() + backoff.next(chance::bits()),
                 }
             }
         }

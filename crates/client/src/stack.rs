@@ -16,18 +16,23 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, Version, header, r
 use hyper::body::Incoming;
 use meshwork_balance::{Node, NodeKey, Outcome};
 use meshwork_core::{BoxError, Context, Delivered, Priority, Verdict, headers, timeout};
+use meshwork_resilience::{
+    Backoff, Jitter, chance,
+    deadline::{self, Asked, Bound, Deadline},
+    is_safe,
+    retry::{Allowed, Chain, Next, Recovery, Trouble},
+};
 use tokio::time::{self, Instant};
 
 use crate::{
     Attempt, AttemptPhase, Body, CallError, CallErrorKind, CallOptions, Protocol,
     body::Until,
     choose::{self, Wish},
-    deadline::{self, Asked, Bound, Deadline, method_of},
+    deadline::{limits, limits_at, method_of},
     expiry::Expiry,
     failure::Failure,
     flight::{Flight, link_of},
     names,
-    recovery::{Allowed, Next, Recovery, Trouble},
     shared::{Kind, Shared},
     upload::{Outbound, Upload},
     verdict::{self, Head, Unavailable},
@@ -35,6 +40,8 @@ use crate::{
 
 /// The time left of a call without any limit.
 const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
+/// Pauses from the second retry on.
+const PAUSES: Backoff = Backoff::new(Duration::from_millis(10), Duration::from_secs(1), Jitter::Fifth);
 /// Less time than this is no fair time for a node to answer.
 const FAIR_TIME: Duration = Duration::from_millis(20);
 
@@ -136,12 +143,14 @@ where
     let path = head.uri.path();
     let method = method_of(path, &shared.config);
     let asked = Asked { inherited: inherited.deadline, header: said.timeout, option: options.timeout };
-    let deadline = Deadline::new(begun, &asked, method, &shared.config);
+    let deadline = Deadline::new(begun, &asked, limits(method, &shared.config));
     if let Some(bound) = deadline.waiting().filter(|bound| bound.at() <= begun) {
-        return Err(bound.passed("time left", path, &shared.config).with_service(&shared.service));
+        return Err(CallError::from(bound.passed("time left", limits(method, &shared.config)))
+            .with_service(&shared.service));
     }
     let idempotent = options.idempotent.unwrap_or_else(|| {
-        method.is_some_and(|method| method.idempotent) || is_safe(said.kind, &head.method)
+        let is_promised = said.kind == Kind::Http && is_safe(&head.method);
+        method.is_some_and(|method| method.idempotent) || is_promised
     });
 
     // 2. reading the body ahead
@@ -154,7 +163,8 @@ where
     // The client's own limit stays here: it ends at the head, and the peer would cut the body by it.
     if let Some(bound) = deadline.body() {
         let (is_grpc, config) = (said.kind == Kind::Grpc, &shared.config);
-        deadline::write_first(&mut head.headers, is_grpc, bound, begun, head.uri.path(), config);
+        let limits = limits_at(head.uri.path(), config);
+        deadline::write_first(&mut head.headers, is_grpc, bound, begun, limits);
     }
     write_context(&mut head.headers, &said, &options, inherited);
     let allowed = Allowed {
@@ -198,11 +208,6 @@ impl Said {
         }
         said
     }
-}
-
-/// Whether the method of a plain call promises that it may run twice.
-fn is_safe(kind: Kind, method: &Method) -> bool {
-    kind == Kind::Http && matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS)
 }
 
 /// What travels with every attempt.
@@ -260,7 +265,7 @@ impl Call {
                     return Err(self.over(error));
                 }
                 Came::Failed(failure, node) => {
-                    let next = self.after(&Trouble::of(&failure, self.left()), &node);
+                    let next = self.after(&failure.trouble(), &node);
                     self.note(&node, failure.phase, began, &failure.code, next.words());
                     if let Next::Stop(_) = next {
                         return Err(self.over(failure.into_error()));
@@ -274,7 +279,7 @@ impl Call {
                 }
                 Came::Unavailable(answer, flight, verdict, unavailable) => {
                     let node = flight.node();
-                    let next = self.after(&Trouble::unavailable(&unavailable, self.left()), &node);
+                    let next = self.after(&unavailable.trouble, &node);
                     self.note(&node, AttemptPhase::Exchange, began, &unavailable.code, next.words());
                     let Next::Retry(pause) = next else { return Ok(self.answer(answer, flight, verdict)) };
                     self.avoid.push(node.key().clone());
@@ -299,7 +304,11 @@ impl Call {
         let pinned = self.options.instance.is_some() || self.options.addr.is_some();
         let others = || !pinned && choose::has_others(shared, kind, failed, node.key());
         let budget = || shared.budget.take(Instant::now());
-        let next = self.recovery.next(trouble, &self.allowed, others, budget);
+        let next =
+            self.recovery.next(trouble, &self.allowed, &PAUSES, self.left(), chance::bits, others, budget);
+        if matches!(next, Next::Stop(why) if why.is_spent() || self.recovery.retries() > 0) {
+            Chain::spent();
+        }
         if trouble.delivered == Delivered::Maybe {
             self.delivered = Delivered::Maybe;
         }
@@ -393,8 +402,8 @@ impl Call {
                 let had = began.elapsed();
                 let is_fair = had >= FAIR_TIME && had >= self.begun.elapsed() / 2;
                 flight.timed_out(is_fair);
-                let error = bound.passed("answer", self.head.uri.path(), &self.shared.config);
-                Came::Over(error.delivered_maybe(), node)
+                let passed = bound.passed("answer", limits_at(self.head.uri.path(), &self.shared.config));
+                Came::Over(passed.delivered_maybe().into(), node)
             }
             None => {
                 flight.timed_out(true);
@@ -473,8 +482,12 @@ impl Call {
         });
     }
 
-    /// The error of the whole call.
+    /// The error of the whole call. Who has retried and failed all the same has spent its retries, whatever
+    /// ended it.
     fn over(&mut self, error: CallError) -> CallError {
+        if self.recovery.retries() > 0 {
+            Chain::spent();
+        }
         let mut attempts = std::mem::take(&mut self.attempts);
         attempts.extend(error.attempts().iter().cloned());
         let delivered = if self.delivered == Delivered::Maybe { self.delivered } else { error.delivered() };

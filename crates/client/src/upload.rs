@@ -18,7 +18,7 @@ use meshwork_core::BoxError;
 use tokio::{sync::Notify, time};
 
 /// The most bytes that are read ahead and kept for a retry.
-pub(crate) const MAX_KEPT: usize = 64 * 1024;
+pub(crate) const MAX_KEPT: usize = meshwork_resilience::MAX_KEPT as usize;
 /// The most frames that are read ahead.
 const MAX_FRAMES: usize = 64;
 /// How long a re-route waits for a stream that the failed connection still holds.

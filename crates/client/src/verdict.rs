@@ -3,16 +3,12 @@
 //! A node is judged by what is its own fault: codes that say *this instance cannot*, never those that say
 //! *this request is wrong*.
 
-use std::time::Duration;
-
-use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use http::{HeaderMap, Response, StatusCode};
 use meshwork_balance::Outcome;
 use meshwork_core::headers;
+use meshwork_resilience::retry::{Said, Trouble};
 
 use crate::{failure::Failure, shared::Kind};
-
-const GRPC_STATUS: &str = "grpc-status";
-const PUSHBACK: &str = "grpc-retry-pushback-ms";
 
 /// gRPC codes by number (`doc/statuscodes.md` of gRPC).
 const UNKNOWN: u16 = 2;
@@ -45,77 +41,38 @@ pub(crate) enum Why {
 }
 
 /// An answer by which the node says that it cannot serve now.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(crate) struct Unavailable {
     /// `503`, `grpc-status 14`.
     pub(crate) code: String,
-    pub(crate) pushback: Pushback,
-}
-
-/// What a server says of another attempt.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Pushback {
-    /// Nothing.
-    Silent,
-    /// Not before this.
-    After(Duration),
-    /// Never.
-    Never,
+    pub(crate) trouble: Trouble,
 }
 
 /// Reads the head of an answer, in one pass over its headers.
 pub(crate) fn of_head<B>(kind: Kind, answer: &Response<B>) -> Head {
-    let (mut refused, mut code) = (None, None);
-    for (name, value) in answer.headers() {
-        match name.as_str() {
-            headers::REFUSED => refused = Some(value),
-            GRPC_STATUS => code = Some(code_of(value)),
-            _ => {}
+    let (is_grpc, status) = (kind == Kind::Grpc, answer.status());
+    let (said, code) = Said::of_head(is_grpc, status, answer.headers());
+    match said {
+        Said::Draining => return Head::Refused(Failure::refused(headers::REFUSED_DRAINING), Why::Draining),
+        Said::Misdirected => {
+            return Head::Refused(Failure::refused(headers::REFUSED_MISDIRECTED), Why::Misdirected);
         }
+        Said::Overloaded(pushback) => return Head::Refused(Failure::overloaded(pushback), Why::Overloaded),
+        _ => {}
     }
-    if let Some(word) = refused {
-        return of_refusal(word, answer.headers());
-    }
-    let status = answer.status();
-    if kind == Kind::Grpc && status == StatusCode::OK {
-        let unavailable = (code == Some(UNAVAILABLE))
-            .then(|| Unavailable { code: "grpc-status 14".to_owned(), pushback: pushback(answer.headers()) });
-        return Head::Answer { verdict: code.map(of_code), unavailable };
-    }
-    let unavailable = matches!(
-        status,
-        StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT
-    );
-    let unavailable = unavailable
-        .then(|| Unavailable { code: status.as_str().to_owned(), pushback: pushback(answer.headers()) });
-    Head::Answer { verdict: Some(of_status(status)), unavailable }
-}
-
-fn of_refusal(word: &HeaderValue, answer: &HeaderMap) -> Head {
-    match word.to_str().unwrap_or("unreadable") {
-        word @ headers::REFUSED_DRAINING => Head::Refused(Failure::refused(word), Why::Draining),
-        word @ headers::REFUSED_MISDIRECTED => Head::Refused(Failure::refused(word), Why::Misdirected),
-        _ => {
-            let pause = match pushback(answer) {
-                Pushback::After(pause) => Some(pause),
-                Pushback::Silent | Pushback::Never => None,
-            };
-            Head::Refused(Failure::overloaded(pause), Why::Overloaded)
-        }
-    }
+    let of_grpc = is_grpc && status == StatusCode::OK;
+    let unavailable = said.trouble().map(|trouble| {
+        let code = if of_grpc { "grpc-status 14" } else { status.as_str() }.to_owned();
+        Unavailable { code, trouble }
+    });
+    let verdict = if of_grpc { code.map(of_code) } else { Some(of_status(status)) };
+    Head::Answer { verdict, unavailable }
 }
 
 /// Reads the trailers of a gRPC answer; `None` when they tell no status.
 pub(crate) fn of_trailers(trailers: &HeaderMap) -> Option<Outcome> {
-    grpc_status(trailers).map(of_code)
-}
-
-fn grpc_status(of: &HeaderMap) -> Option<u16> {
-    of.iter().find(|(name, _)| name.as_str() == GRPC_STATUS).map(|(_, value)| code_of(value))
-}
-
-fn code_of(value: &HeaderValue) -> u16 {
-    value.to_str().ok().and_then(|code| code.parse().ok()).unwrap_or(UNKNOWN)
+    // An answer without a body has them in its head.
+    Said::of_head(true, StatusCode::OK, trailers).1.map(of_code)
 }
 
 fn of_code(code: u16) -> Outcome {
@@ -142,18 +99,12 @@ fn of_status(status: StatusCode) -> Outcome {
     }
 }
 
-fn pushback(of: &HeaderMap) -> Pushback {
-    if let Some(value) = of.get(PUSHBACK) {
-        // gRFC A6: a negative or unreadable value means not to try again.
-        let millis = value.to_str().ok().and_then(|millis| millis.parse().ok());
-        return millis.map_or(Pushback::Never, |millis| Pushback::After(Duration::from_millis(millis)));
-    }
-    let seconds = of.get(header::RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
-    seconds.map_or(Pushback::Silent, |seconds| Pushback::After(Duration::from_secs(seconds)))
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use meshwork_resilience::Pushback;
+
     use super::*;
 
     fn answer(status: u16, headers: &[(&'static str, &'static str)]) -> Response<()> {
@@ -191,7 +142,7 @@ mod tests {
                 "{code}"
             );
         }
-        assert_eq!(verdict(Kind::Grpc, &answer(200, &[])), (None, None), "the trailers will tell");
+        assert_eq!(verdict(Kind::Grpc, &answer(200, &[])).0, None, "the trailers will tell");
         for (status, expected) in [
             (200, Outcome::Success),
             (404, Outcome::Success),
@@ -206,9 +157,26 @@ mod tests {
     }
 
     #[test]
+    fn a_refusal_for_overload_says_whether_to_try_again() {
+        let refused = |headers: &[(&'static str, &'static str)]| {
+            let mut all = vec![("meshwork-refused", "overloaded")];
+            all.extend(headers);
+            match of_head(Kind::Http, &answer(503, &all)) {
+                Head::Refused(failure, Why::Overloaded) => failure.trouble().pushback,
+                _ => panic!("{headers:?}"),
+            }
+        };
+        assert_eq!(refused(&[]), Pushback::Silent);
+        assert_eq!(refused(&[("retry-after", "1")]), Pushback::After(Duration::from_secs(1)));
+        assert_eq!(refused(&[("grpc-retry-pushback-ms", "-1")]), Pushback::Never);
+        let past = ("retry-after", "Fri, 20 Nov 2020 12:00:00 GMT");
+        assert_eq!(refused(&[past]), Pushback::After(Duration::ZERO), "a date is read");
+    }
+
+    #[test]
     fn pushback_is_read_in_both_protocols() {
         let said = |kind, status, headers: &[(&'static str, &'static str)]| {
-            verdict(kind, &answer(status, headers)).1.map(|unavailable| unavailable.pushback)
+            verdict(kind, &answer(status, headers)).1.map(|unavailable| unavailable.trouble.pushback)
         };
         let grpc =
             |millis| said(Kind::Grpc, 200, &[("grpc-status", "14"), ("grpc-retry-pushback-ms", millis)]);
