@@ -1,6 +1,6 @@
 //! The rules that hold in every policy.
 
-use meshwork_balance::{Hint, Now, Outcome, Resort};
+use meshwork_balance::{Hint, Now, Outcome, Pick, Picked, Resort};
 use meshwork_core::Status;
 
 use crate::{
@@ -212,5 +212,50 @@ fn full_nodes_are_no_candidates_and_when_all_are_full_the_call_waits() {
         let answer = fleet.ask(&*picker, Ask::default());
         assert_eq!(answer.map(|_| ()), Err("Wait".into()), "{name}");
         drop(tickets);
+    }
+}
+
+#[test]
+fn threads_that_pick_at_once_neither_lose_a_call_nor_fill_a_node_above_its_room() {
+    for (name, policy) in all() {
+        let fleet = Fleet::of(6).zones(&["a", "a", "b", "b", "b", "c"]);
+        fleet.warm();
+        fleet.nodes.iter().for_each(|node| node.set_capacity(3));
+        let picker = policy.picker(fleet.members());
+        let call = |thread: u64| {
+            let mut bits = thread;
+            let mut random = || {
+                bits = bits.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                bits ^ (bits >> 29)
+            };
+            let mut held = std::collections::VecDeque::new();
+            for number in 0..3_000u64 {
+                let now = Now::from_nanos(fleet.now().as_nanos() + number * 1_000_000);
+                let mut pick = Pick::new(now, &mut random).hint(Hint::Hash(number));
+                if let Picked::Take(member, ticket) = picker.pick(&mut pick) {
+                    assert!(member.node().inflight() <= 3 + 4, "{name}: others look at most");
+                    held.push_back(ticket);
+                }
+                if held.len() > 5 {
+                    let outcome = if number % 3 == thread % 3 { Outcome::Failure } else { Outcome::Success };
+                    held.pop_front().expect("five").finish(now, outcome);
+                }
+                if number % 500 == thread {
+                    fleet.nodes[thread as usize].set_ready(number % 1_000 == thread);
+                }
+            }
+        };
+        std::thread::scope(|scope| {
+            (0..4).for_each(|thread| {
+                let call = &call;
+                scope.spawn(move || call(thread));
+            });
+        });
+        let inflight: Vec<_> = fleet.nodes.iter().map(|node| node.inflight()).collect();
+        assert_eq!(inflight, [0; 6], "{name}");
+        let connected = fleet.nodes.iter().filter(|node| node.is_ready()).count();
+        let ejected = fleet.nodes.iter().filter(|node| node.is_ejected()).count();
+        let counted = (fleet.peers.connected() as usize, fleet.peers.ejected() as usize);
+        assert_eq!(counted, (connected, ejected), "{name}");
     }
 }
