@@ -149,7 +149,6 @@ impl Merge {
             Event::Steered(policy) => {
                 self.policy = policy;
                 self.follow(now);
-                self.dirty = true;
             }
             Event::Watched(true) => self.unwatched = None,
             Event::Watched(false) => self.unwatched = Some(now),
@@ -378,7 +377,7 @@ impl Merge {
 
     /// Those who share an address with a better record: they are the same member.
     fn hidden(&self, value: &[Arc<Instance>]) -> HashSet<InstanceId> {
-        let mut crowd: Vec<_> = self.places.crowd().into_iter().filter_map(|id| find(value, id)).collect();
+        let mut crowd: Vec<_> = self.places.crowd().filter_map(|id| find(value, id)).collect();
         crowd.sort_unstable();
         crowd.dedup();
         let mut crowd: Vec<_> = crowd.into_iter().map(|place| &value[place]).collect();

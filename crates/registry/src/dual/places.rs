@@ -45,6 +45,11 @@ impl Places {
         };
     }
 
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.claims.is_empty()
+    }
+
     /// Whether some address has more than one id.
     pub(super) fn is_crowded(&self) -> bool {
         !self.crowded.is_empty()
@@ -108,6 +113,6 @@ mod tests {
         places.remove(&a);
         assert!(!places.is_crowded() && !places.is_crowded_at(&address));
         places.remove(&b);
-        assert!(places.claims.is_empty());
+        assert!(places.is_empty());
     }
 }

@@ -140,6 +140,8 @@ fn what_changes_nothing_is_not_published() {
     bench.saw("a", Seen::Itself);
     assert_eq!(bench.views.len(), 1, "the primary shows it still");
     bench.stale(SECONDARY, &["b"]);
+    bench.stale(SECONDARY, &["b"]);
+    assert_eq!(bench.views.len(), 2, "the same word twice");
     bench.fresh(SECONDARY, &["a", "b"]);
     assert!(Arc::ptr_eq(&first, &bench.merge.value), "certainty is no change of members");
     assert_eq!(bench.views.len(), 3);
@@ -177,6 +179,35 @@ fn a_stale_side_keeps_nobody_the_other_dropped_until_it_confirms_them() {
     assert_eq!(bench.ids(), ["a", "b"], "asked anew");
     bench.stale(PRIMARY, &["a", "b"]);
     assert_eq!(bench.ids(), ["a", "b"], "it has confirmed them since");
+}
+
+#[test]
+fn a_snapshot_from_disk_is_as_old_as_it_says() {
+    for (age, stays) in [(Duration::from_secs(3_600), false), (Duration::from_secs(10), true)] {
+        let mut bench = Bench::new(Read::Primary);
+        let steer = |bench: &mut Bench, read| {
+            bench.step(Event::Steered(Policy { write: Write::Primary, read, ..Policy::default() }));
+        };
+        steer(&mut bench, Read::Primary);
+        bench.fresh(PRIMARY, &["a", "b"]);
+        bench.fresh(PRIMARY, &["a"]);
+        bench.after(100.0);
+        steer(&mut bench, Read::Union);
+        let cause = Arc::new(Error::unavailable("asking"));
+        bench.told(SECONDARY, Staleness::Stale { since: bench.now, age, cause }, &["a", "b"]);
+        assert_eq!(bench.ids().contains(&"b"), stays, "a snapshot {age:?} old");
+    }
+}
+
+#[test]
+fn addresses_are_remembered_as_long_as_somebody_shows_them() {
+    let mut bench = Bench::of(&["a@7", "b@8"]);
+    bench.fresh(PRIMARY, &["a@9"]);
+    bench.fresh(PRIMARY, &[]);
+    assert!(!bench.merge.places.is_empty());
+    let policy = Policy { write: Write::Primary, read: Read::Primary, ..Policy::default() };
+    bench.step(Event::Steered(policy));
+    assert!(bench.merge.places.is_empty());
 }
 
 #[test]
@@ -284,9 +315,26 @@ fn a_policy_shows_and_hides_a_side_and_what_is_not_used_is_not_watched() {
     steer(&mut bench, Write::Primary, Read::Primary);
     bench.after(1.0);
     assert_eq!(bench.ids(), ["a", "b"], "nothing unknown takes the place of what is known");
-    assert!(!bench.merge.staleness.is_fresh());
+    assert!(matches!(bench.merge.staleness, Staleness::Stale { .. }));
     bench.fresh(PRIMARY, &["x"]);
     assert_eq!(bench.ids(), ["x"]);
+}
+
+#[test]
+fn a_side_that_is_taken_in_later_is_given_time_to_answer() {
+    let mut bench = Bench::new(Read::Primary);
+    let steer = |bench: &mut Bench, read| {
+        bench.step(Event::Steered(Policy { write: Write::Primary, read, ..Policy::default() }));
+    };
+    steer(&mut bench, Read::Primary);
+    bench.fresh(PRIMARY, &["a"]);
+    bench.after(60.0);
+    steer(&mut bench, Read::Union);
+    assert_eq!(bench.views.len(), 1, "it has not had the time to say anything");
+    bench.fresh(PRIMARY, &["a", "b"]);
+    assert!(bench.views[1].staleness.is_fresh(), "what is known goes on meanwhile");
+    bench.after(0.5);
+    assert!(!bench.views[2].staleness.is_fresh());
 }
 
 #[test]
