@@ -1,6 +1,13 @@
 //! One registration on two sides.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
+    time::Duration,
+};
 
 use meshwork_core::{Backend, Departure, ErrorChain, ErrorKind, InstanceId, RegistrationState, Status};
 use meshwork_registry::{
@@ -139,6 +146,20 @@ async fn an_id_given_up_on_one_side_is_given_up_on_both() {
     let rig = Rig::new();
     // A cloned machine: the same id, another process, on one side.
     rig.primary.put(instance("a", 90));
+    // Slow enough for a reader to see each step.
+    rig.secondary.lag(Duration::from_millis(50));
+    let mut other = rig.secondary.open().unwrap().discovery.unwrap().watch(&users().into());
+    let marked = Arc::new(AtomicBool::new(false));
+    let reader = tokio::spawn({
+        let marked = Arc::clone(&marked);
+        async move {
+            loop {
+                let view = other.changed().await;
+                let is_marked = view.value().iter().any(|instance| instance.status == Status::Leaving);
+                marked.fetch_or(is_marked, SeqCst);
+            }
+        }
+    });
     let registration = rig.registry().register(instance("a", 81));
     let renamed = || {
         let ids = |side: usize| rig.truth()[side].iter().cloned().collect::<BTreeSet<_>>();
@@ -148,17 +169,24 @@ async fn an_id_given_up_on_one_side_is_given_up_on_both() {
     eventually("one new id on both sides", renamed).await;
     state(&registration, "live").await;
     assert_eq!(rig.primary.instances(&users())[0].status, Status::Up, "the other process is not marked");
+    assert!(!marked.load(SeqCst), "an id that is somebody else's is left without the mark");
+    eventually("both live", || rig.dual.stats().secondary.live.get() == 1).await;
     registration.deregister().await.unwrap();
     assert_eq!(rig.truth(), [vec!["a".to_owned()], Vec::new()]);
+    eventually("the mark of the end", || marked.load(SeqCst)).await;
+    reader.abort();
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_departure_without_the_mark_marks_neither_side() {
     let rig = Rig::new();
+    // Slow enough for a reader to see each step.
+    [&rig.primary, &rig.secondary].map(|side| side.lag(Duration::from_millis(50)));
     let watch = rig.watch();
     let registration = rig.registry().register(instance("a", 81));
     view(&watch, "of a", |view| view.value().len() == 1).await;
-    rig.truth_is(&["a"], &["a"]).await;
+    let stats = rig.dual.stats();
+    eventually("both live", || Side::BOTH.iter().all(|side| stats.side(*side).live.get() == 1)).await;
     registration.depart(Departure::Silent).await.unwrap();
     assert_eq!(rig.truth(), [Vec::<String>::new(), Vec::new()]);
     let again = rig.registry().register(instance("a", 81));
