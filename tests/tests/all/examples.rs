@@ -113,3 +113,21 @@ async fn orders_asks_users() {
         assert_eq!(process.stop(LIMIT).await.unwrap().code(), Some(0), "{}", process.stderr().join("\n"));
     }
 }
+
+#[test]
+fn documents_lead_to_files_that_exist() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let in_docs = std::fs::read_dir(root.join("docs")).unwrap().map(|entry| entry.unwrap().path());
+    let documents = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md"].map(|name| root.join(name));
+    let mut links = 0;
+    for document in documents.into_iter().chain(in_docs) {
+        let text = std::fs::read_to_string(&document).unwrap();
+        let targets = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
+        for target in targets.filter(|target| !target.contains("://") && !target.starts_with('#')) {
+            let path = document.with_file_name(target.split('#').next().unwrap());
+            assert!(path.exists(), "{} leads to {target}, which is not there", document.display());
+            links += 1;
+        }
+    }
+    assert!(links > 30, "{links} links were found");
+}

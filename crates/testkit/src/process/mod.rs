@@ -26,6 +26,8 @@ use crate::{Error, truth::eventually};
 const KILLED: Duration = Duration::from_secs(5);
 /// How long a process may run on after SIGSTOP.
 const STOPPED: Duration = Duration::from_secs(5);
+/// How long its last lines may take after its end.
+const PRINTED: Duration = Duration::from_millis(500);
 /// How many lines of each stream an error shows.
 const TAIL: usize = 40;
 
@@ -111,7 +113,8 @@ impl Process {
         self.shared.signal(Signal::INT);
     }
 
-    /// Waits until it has ended.
+    /// Waits until it has ended and all that it printed is here (not for children that it left behind: then at most
+    /// half a second).
     ///
     /// # Errors
     /// When it still runs after `limit`; the error carries its output.
@@ -119,10 +122,13 @@ impl Process {
     /// # Cancel safety
     /// Dropping the future loses nothing.
     pub async fn ended(&self, limit: Duration) -> Result<ExitStatus, Error> {
-        self.wait(limit, |state| state.exit.map(Ok)).await.unwrap_or_else(|| {
-            Err(self
-                .error(format!("waiting for the end of `{}`: still running after {limit:?}", self.name())))
-        })
+        let Some(status) = self.wait(limit, |state| state.exit).await else {
+            let waiting = format!("waiting for the end of `{}`: still running after {limit:?}", self.name());
+            return Err(self.error(waiting));
+        };
+        let is_read = |state: &mut State| (!state.stdout.is_open() && !state.stderr.is_open()).then_some(());
+        let _held_open = self.wait(PRINTED, is_read).await;
+        Ok(status)
     }
 
     /// Asks it to end by SIGTERM, and kills it when it still runs after `grace`.

@@ -148,3 +148,11 @@ async fn a_killed_test_takes_its_processes_with_it() {
         .await
         .unwrap();
 }
+
+#[tokio::test]
+async fn what_was_printed_last_is_there_once_it_has_ended() {
+    // The pipe is still open for a moment when the process itself has gone.
+    let process = sh("(sleep 0.05; echo late) & exit 3");
+    assert_eq!(process.ended(LIMIT).await.unwrap().code(), Some(3));
+    assert_eq!(process.stdout(), ["late"]);
+}

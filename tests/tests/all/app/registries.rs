@@ -144,8 +144,10 @@ async fn the_banner_names_both_sides() {
         .config("registry.both.secondary", "consul")
         .config("registry.both.start", "all");
     let provider = plan.start(actor()).await.unwrap();
-    let said = provider.process().stderr();
-    let banner = said.iter().find(|line| line.contains("registry=")).expect("a banner");
+    // What it prints may be read later than what it says.
+    let banner = || provider.process().stderr().into_iter().find(|line| line.contains("registry="));
+    eventually(LIMIT, "it prints a banner", || async { banner().is_some() }).await.unwrap();
+    let banner = banner().unwrap();
     for part in ["dual of etcd", &etcd.endpoints()[0], "and consul", &consul.url()] {
         assert!(banner.contains(part), "`{part}` is not in: {banner}");
     }

@@ -17,7 +17,8 @@ async fn serves_unannounced_where_that_is_allowed_and_is_announced_when_etcd_com
         .config("registry.start_timeout", "500ms");
     let provider = plan.start(actor()).await.unwrap();
     assert_eq!(http1::get(provider.addr(), "/who").await.unwrap().status, 200);
-    assert!(provider.process().stderr().iter().any(|line| line.contains("not announced")));
+    let warned = || async { provider.process().stderr().iter().any(|line| line.contains("not announced")) };
+    eventually(LIMIT, "it warns", warned).await.unwrap();
 
     etcd.start().unwrap();
     etcd.ready(LIMIT).await.unwrap();
