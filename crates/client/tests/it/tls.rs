@@ -246,6 +246,9 @@ async fn a_rotated_certificate_is_shown_and_a_broken_one_never_with_one_warning(
         write(dir.path(), name, &broken);
         assert_eq!(reconnect().await, old, "the last good certificate stays");
         assert_eq!(log.warnings(), before + 1);
+        // Whole again, so that the next one is news.
+        write(dir.path(), "cert.pem", &first.cert);
+        assert_eq!(reconnect().await, old);
     }
     write(dir.path(), "cert.pem", &second.cert);
     write(dir.path(), "key.pem", &second.key);
