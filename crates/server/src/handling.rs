@@ -14,6 +14,7 @@ use std::{
 use axum::routing::future::RouteFuture;
 use http::{Response, StatusCode};
 use meshwork_core::Context;
+use meshwork_resilience::retry::{Chain, Chained};
 use pin_project_lite::pin_project;
 use tokio::{
     task::futures::TaskLocalFuture,
@@ -34,7 +35,7 @@ pin_project! {
         Answered { answer: Option<Response<Body>> },
         Running {
             #[pin]
-            route: TaskLocalFuture<Context, RouteFuture<Infallible>>,
+            route: TaskLocalFuture<Context, Chained<RouteFuture<Infallible>>>,
             request: Option<Running>,
         },
     }
@@ -62,7 +63,7 @@ impl Handling {
         http1: bool,
     ) -> Self {
         let request = Running { context: context.clone(), in_flight, grpc, http1, sleep: None };
-        Self::Running { route: context.scope(route), request: Some(request) }
+        Self::Running { route: context.scope(Chain::scope(route)), request: Some(request) }
     }
 }
 
@@ -82,8 +83,11 @@ impl Future for Handling {
                 ready!(request.poll_deadline(cx));
                 request.too_late()
             }
-            Ok(Poll::Ready(Ok(answer))) => {
+            Ok(Poll::Ready((Ok(mut answer), spent))) => {
                 let request = slot.take().expect("invariant: just seen");
+                if spent {
+                    Chain::tell(&mut answer);
+                }
                 return Poll::Ready(Ok(request.answer(answer)));
             }
             Err(panic) => request.panicked(&*panic),

@@ -3,6 +3,7 @@
 
 mod authority;
 mod calls;
+mod chain;
 mod echo;
 mod faults;
 mod grpc;
