@@ -225,7 +225,7 @@ impl Bench {
         Ok(view)
     }
 
-    /// Waits until the view names exactly these.
+    /// Waits until the view is fresh and names exactly these.
     pub(super) async fn shows(
         &self,
         watch: &Watch,
@@ -233,7 +233,7 @@ impl Bench {
     ) -> Result<Snapshot, Flaw> {
         let wanted: BTreeSet<&InstanceId> = ids.into_iter().collect();
         let what = format!("the view shows [{}]", list(wanted.iter().copied()));
-        self.see(watch, &what, |view| names(view, &wanted)).await
+        self.see(watch, &what, |view| view.staleness().is_fresh() && names(view, &wanted)).await
     }
 }
 

@@ -13,10 +13,11 @@ use meshwork_testkit::{
 };
 use serde_json::{Value, json};
 
-/// The shortest time to live that the registry takes.
-const TTL: Duration = Duration::from_secs(2);
-/// Connections are shared only with TLS: without, each open query has one, up to the limit of the settings.
-const CONNECTIONS: u64 = 190;
+/// Twice the shortest that the registry takes: on a busy machine an agent stands still for more than a second.
+const TTL: Duration = Duration::from_secs(4);
+/// Connections are shared only with TLS: without, each open query has one, 166 at most. What is asked beside them has no
+/// bound of its own, so that 20 registrations that start at once were seen to go to 203; Consul itself allows 200.
+const CONNECTIONS: u64 = 220;
 const ENV: &str = "test";
 
 /// One agent that is all, or a server and a client agent.
@@ -74,7 +75,8 @@ impl Rig for Agents {
         let mut limits = Limits::of_ttl(TTL);
         limits.connections = CONNECTIONS;
         limits.sees_every_revision = false;
-        limits.keeps_records = self.consul.agents().len() > 1;
+        // A dev agent keeps nothing; while a client agent is away its node is critical, and whoever is on it out.
+        limits.keeps_records = false;
         // A blocking query that hears nothing ends with its wait and what a request may take.
         limits.noticed = Duration::from_secs(10);
         limits

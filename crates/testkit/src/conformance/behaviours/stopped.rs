@@ -1,12 +1,13 @@
 //! The server stops, as by SIGKILL, and is started again with what it kept.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use meshwork_core::{ErrorKind, Registration, RegistrationState, Staleness};
 use tokio::time::{self, Instant};
 
 use crate::conformance::{
     bench::{Bench, Flaw, LONG, Proof, SLACK, Trail, endpoint, ensure, find, live, shown, state, until},
+    rig::Deed,
     suite::group,
 };
 
@@ -21,6 +22,7 @@ group! { "server stopped and started":
     Stopped a_start_meanwhile_waits_and_is_live_after = "design §4: start never fails; a dead registry is a state",
     Stopped a_view_that_begins_meanwhile_is_pending_not_empty = "Watch: empty is not unknown",
     Stopped a_process_that_is_opened_meanwhile_waits_too = "dubbo-go#3615: recovers by itself",
+    Stopped a_spoiled_record_keeps_its_last_good_one_when_all_is_read_again = "apisix!13717: it vanished at an unrelated full reload",
     Stopped nobody_hammers_a_server_that_is_away = "go-zero#3364, sensu-go#3092: tight loops, GBs of log",
 }
 
@@ -235,6 +237,27 @@ async fn a_process_that_is_opened_meanwhile_waits_too(mut bench: Bench) -> Proof
     until(&watch, LONG, "it sees itself", |view| view.staleness().is_fresh() && view.value().len() == 1)
         .await?;
     bench.judge("there", returned.elapsed(), bench.limits.returned)
+}
+
+/// No owner is there to mend it, and after the return every reader reads everything anew.
+async fn a_spoiled_record_keeps_its_last_good_one_when_all_is_read_again(mut bench: Bench) -> Proof {
+    let service = bench.service("users");
+    let (one, other) = (Arc::new(bench.instance(&service)), Arc::new(bench.instance(&service)));
+    bench.act(Deed::Put(Arc::clone(&one))).await?;
+    bench.act(Deed::Put(Arc::clone(&other))).await?;
+    let watch = bench.open()?.watch(&service)?;
+    bench.shows(&watch, [&one.id, &other.id]).await?;
+    bench.act(Deed::Spoil(Arc::clone(&one))).await?;
+    bench.step().await?;
+    let limit = bench.limits.noticed * SLACK;
+    until(&watch, limit, "the view is stale", |view| !view.staleness().is_fresh()).await?;
+    bench.step().await?;
+    until(&watch, LONG, "the view is fresh", |view| view.staleness().is_fresh()).await?;
+    bench.shows(&watch, [&one.id, &other.id]).await?;
+    // Who never saw it good cannot know it.
+    let fresh = bench.open()?.watch(&service)?;
+    bench.shows(&fresh, [&other.id]).await?;
+    Ok(())
 }
 
 async fn nobody_hammers_a_server_that_is_away(mut bench: Bench) -> Proof {
