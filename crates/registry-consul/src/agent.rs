@@ -16,6 +16,8 @@ use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use meshwork_core::{Error, ErrorKind};
+use meshwork_tls::ClientTls;
+use rustls::ClientConfig;
 use serde::de::DeserializeOwned;
 use tokio::time::{self, Instant};
 
@@ -24,7 +26,6 @@ use crate::{
     config::ConsulConfig,
     errors,
     roll::Roll,
-    tls::{self, Files},
     tokens::Tokens,
     transport::{Transport, Turn},
 };
@@ -42,7 +43,8 @@ pub(crate) struct Agent {
     /// The address as text.
     name: Arc<str>,
     pub(crate) tokens: Tokens,
-    transport: Mutex<Option<(Files, Arc<Transport>)>>,
+    tls: ClientTls,
+    transport: Mutex<Option<(Arc<ClientConfig>, Arc<Transport>)>>,
     /// The lanes there are, open or waiting for their turn.
     pub(crate) roll: Roll,
     /// Requests sent, for people who ask what it costs.
@@ -147,6 +149,7 @@ impl Agent {
             name: address.to_string().into(),
             address,
             tokens: Tokens::of(&config),
+            tls: config.client_tls()?,
             config,
             transport: Mutex::new(None),
             roll: Roll::default(),
@@ -166,8 +169,7 @@ impl Agent {
         if let Some(made) = self.made() {
             return Ok(made.1);
         }
-        let files = Files::read(&self.config.tls).await?;
-        self.make(files)
+        Ok(self.make(self.files().await?))
     }
 
     /// Reads token and certificates again and goes on with what they are now. What cannot be read stays as
@@ -177,25 +179,31 @@ impl Agent {
             tracing::debug!(error = %meshwork_core::ErrorChain(&error), "token stays as it was");
         }
         let Some((known, _)) = self.made() else { return };
-        let remade = match Files::read(&self.config.tls).await {
-            Ok(files) if files == known => Ok(()),
-            Ok(files) => self.make(files).map(drop),
-            Err(error) => Err(error),
-        };
-        if let Err(error) = remade {
-            tracing::debug!(error = %meshwork_core::ErrorChain(&error), "certificates stay as they were");
+        if let Ok(files) = self.files().await
+            && !Arc::ptr_eq(&files, &known)
+        {
+            self.make(files);
         }
     }
 
-    fn made(&self) -> Option<(Files, Arc<Transport>)> {
+    /// What the certificates are now; over a way without TLS none are looked at.
+    async fn files(&self) -> Result<Arc<ClientConfig>, Error> {
+        match (&self.address, self.made()) {
+            (Address::Tcp { tls: true, .. }, _) => self.tls.current().await,
+            (_, Some((known, _))) => Ok(known),
+            (_, None) => meshwork_tls::trusting_nobody().map(Arc::new),
+        }
+    }
+
+    fn made(&self) -> Option<(Arc<ClientConfig>, Arc<Transport>)> {
         self.transport.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn make(&self, files: Files) -> Result<Arc<Transport>, Error> {
-        let server_name = tls::server_name(&self.config.tls)?;
-        let new = Arc::new(Transport::new(&self.address, &files, server_name, self.config.max_queries)?);
+    fn make(&self, files: Arc<ClientConfig>) -> Arc<Transport> {
+        let server_name = self.tls.server_name();
+        let new = Arc::new(Transport::new(&self.address, &files, server_name, self.config.max_queries));
         *self.transport.lock().unwrap_or_else(PoisonError::into_inner) = Some((files, Arc::clone(&new)));
-        Ok(new)
+        new
     }
 
     /// Asks, and waits for the whole answer, whatever its status.

@@ -3,10 +3,11 @@
 use std::{collections::BTreeSet, path::PathBuf, time::Duration};
 
 use meshwork_core::{Error, Host};
-use meshwork_registry::durations;
+use meshwork_registry::{Secret, durations};
+use meshwork_tls::{ClientTls, TlsConfig};
 use serde::{Deserialize, Serialize};
 
-use crate::{address::Address, checks::Check, names::Names, secret::Secret, texts};
+use crate::{address::Address, checks::Check, names::Names, texts};
 
 const DEFAULT_ADDRESS: &str = "http://127.0.0.1:8500";
 /// Consul's own rule.
@@ -42,7 +43,8 @@ pub struct ConsulConfig {
     /// usable instance or cannot be reached for 10 s. Default: the agent's own datacenter only.
     #[serde(deserialize_with = "texts::deserialize")]
     pub datacenters: Vec<String>,
-    /// TLS towards an `https` address.
+    /// TLS towards an `https` address; the files are read again when they have changed. What is not set is
+    /// taken from `CONSUL_CACERT`, `CONSUL_CLIENT_CERT`, `CONSUL_CLIENT_KEY` and `CONSUL_TLS_SERVER_NAME`.
     pub tls: TlsConfig,
     /// The health checks of what is announced. Default: one of kind `ttl`.
     pub checks: Vec<Check>,
@@ -86,21 +88,6 @@ pub struct ConsulConfig {
     /// turns. Consul itself allows 200 connections per client. With TLS it is HTTP/2, and hundreds share
     /// one connection. Default: 150.
     pub max_queries: usize,
-}
-
-/// `tls` of [`ConsulConfig`]. The files are read again when they have changed.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-#[non_exhaustive]
-pub struct TlsConfig {
-    /// PEM certificates that sign the agent's. Default: `CONSUL_CACERT`, else those of the web.
-    pub ca_file: Option<PathBuf>,
-    /// PEM certificate (chain) that we show. Default: `CONSUL_CLIENT_CERT`.
-    pub cert_file: Option<PathBuf>,
-    /// PEM key of `cert_file`. Default: `CONSUL_CLIENT_KEY`.
-    pub key_file: Option<PathBuf>,
-    /// The name that the agent's certificate must have. Default: `CONSUL_TLS_SERVER_NAME`, else the host.
-    pub server_name: Option<String>,
 }
 
 /// How current an answer must be.
@@ -153,7 +140,7 @@ impl ConsulConfig {
         let set = |name: &str| variable(name).filter(|value| !value.trim().is_empty());
         self.address = self.address.or_else(|| set("CONSUL_HTTP_ADDR"));
         if self.token.is_none() && self.token_file.is_none() {
-            self.token = set("CONSUL_HTTP_TOKEN").map(Secret::from);
+            self.token = set("CONSUL_HTTP_TOKEN").map(|token| Secret::from(token.trim()));
             self.token_file = set("CONSUL_HTTP_TOKEN_FILE").map(PathBuf::from);
         }
         self.namespace = self.namespace.or_else(|| set("CONSUL_NAMESPACE"));
@@ -167,6 +154,14 @@ impl ConsulConfig {
         }
         tls.server_name = tls.server_name.take().or_else(|| set("CONSUL_TLS_SERVER_NAME"));
         self
+    }
+
+    /// What TLS is made of.
+    ///
+    /// # Errors
+    /// `Invalid` naming the key of `tls`.
+    pub(crate) fn client_tls(&self) -> Result<ClientTls, Error> {
+        ClientTls::new("consul `tls`", self.tls.clone())
     }
 
     /// Refuses what cannot work.
@@ -192,9 +187,7 @@ impl ConsulConfig {
         if self.max_queries == 0 {
             return Err(Error::invalid("consul `max_queries` = 0: nothing could be found"));
         }
-        if self.tls.cert_file.is_some() != self.tls.key_file.is_some() {
-            return Err(Error::invalid("consul `tls` has one of `cert_file` and `key_file`: it takes both"));
-        }
+        self.client_tls()?;
         if let Some(wan) = &self.wan_address {
             wan.parse::<Host>().map_err(|e| Error::invalid("consul `wan_address`").with_source(e))?;
         }

@@ -3,7 +3,7 @@
 use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use meshwork_core::{Backend, Error, ErrorKind, Parts, ServiceName};
-use meshwork_registry::{Driven, DriverOptions};
+use meshwork_registry::{Driven, DriverOptions, Secret};
 
 use crate::{
     agent::Agent,
@@ -11,7 +11,6 @@ use crate::{
     checks::Check,
     config::{ConsulConfig, Reads},
     hub::Hub,
-    secret::Secret,
 };
 
 /// A Consul as registry, by its local agent.

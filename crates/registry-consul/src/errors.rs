@@ -1,6 +1,6 @@
 //! What the agent and the way to it answer, as the registry contract's errors.
 
-use std::{error, io, sync::Arc};
+use std::{error, sync::Arc};
 
 use http::StatusCode;
 use meshwork_core::{Error, ErrorChain, ErrorKind};
@@ -65,25 +65,12 @@ fn kind_of(cause: &(dyn error::Error + 'static)) -> ErrorKind {
         if error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_parse) {
             return ErrorKind::Protocol;
         }
-        if let Some(tls) = tls_of(error) {
-            return match tls {
-                rustls::Error::AlertReceived(_) | rustls::Error::InvalidCertificate(_) => ErrorKind::Denied,
-                _ => ErrorKind::Protocol,
-            };
-        }
         next = error.source();
     }
-    ErrorKind::Unavailable
-}
-
-/// The error of TLS in this one, which I/O errors wrap, one in another, without telling.
-fn tls_of<'a>(error: &'a (dyn error::Error + 'static)) -> Option<&'a rustls::Error> {
-    let mut error = error;
-    loop {
-        if let Some(tls) = error.downcast_ref::<rustls::Error>() {
-            return Some(tls);
-        }
-        error = error.downcast_ref::<io::Error>()?.get_ref()?;
+    match meshwork_tls::tls_of(cause) {
+        Some(rustls::Error::AlertReceived(_) | rustls::Error::InvalidCertificate(_)) => ErrorKind::Denied,
+        Some(_) => ErrorKind::Protocol,
+        None => ErrorKind::Unavailable,
     }
 }
 
@@ -108,6 +95,8 @@ impl error::Error for Reached {
 
 #[cfg(test)]
 mod tests {
+    use std::io;
+
     use super::*;
 
     #[test]

@@ -6,8 +6,9 @@ use std::{
 };
 
 use meshwork_core::Error;
+use meshwork_registry::Secret;
 
-use crate::{config::ConsulConfig, secret::Secret};
+use crate::config::ConsulConfig;
 
 /// Where the token comes from, and what it is now.
 pub(crate) struct Tokens {
@@ -45,7 +46,8 @@ impl Tokens {
         let Some(file) = self.file.clone() else { return Ok(false) };
         let text = tokio::fs::read_to_string(&file).await;
         let said = || Error::invalid(format!("reading the token file {}", file.display()));
-        let new = Secret::from(text.map_err(|e| said().with_source(e))?);
+        let text = text.map_err(|e| said().with_source(e))?;
+        let new = Secret::from(text.trim());
         if new.reveal().is_empty() {
             return Err(said().with_source("it is empty"));
         }

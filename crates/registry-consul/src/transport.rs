@@ -15,12 +15,11 @@ use hyper_util::{
     client::legacy::{Client, Error as ClientError, connect::HttpConnector},
     rt::{TokioExecutor, TokioTimer},
 };
-use meshwork_core::Error;
 use rs_consul::HttpsClient;
-use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, pki_types::ServerName};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::{address::Address, tls::Files, unix::UnixConnector};
+use crate::{address::Address, unix::UnixConnector};
 
 /// The type of bodies that rs-consul's client takes.
 pub(crate) type Body = BoxBody<Bytes, Infallible>;
@@ -64,15 +63,12 @@ pub(crate) struct Turn {
 
 impl Transport {
     /// Opens nothing yet.
-    ///
-    /// # Errors
-    /// `Invalid` when TLS cannot be set up from `files`.
     pub(crate) fn new(
         address: &Address,
-        files: &Files,
-        server_name: Option<ServerName<'static>>,
+        tls: &ClientConfig,
+        server_name: Option<&ServerName<'static>>,
         max_queries: usize,
-    ) -> Result<Self, Error> {
+    ) -> Self {
         let (wires, room) = match address {
             Address::Unix(path) => {
                 let client = Client::builder(TokioExecutor::new())
@@ -83,19 +79,19 @@ impl Transport {
                 (vec![Wire::Unix(client)], max_queries)
             }
             Address::Tcp { tls: true, .. } => {
-                let connect = connector(files.client()?, server_name);
+                let connect = connector(tls.clone(), server_name.cloned());
                 let wire = || Wire::Tcp(client(connect.clone(), max_queries));
                 ((0..CONNECTIONS).map(|_| wire()).collect(), PER_CONNECTION)
             }
             Address::Tcp { tls: false, .. } => {
-                let connect = connector(Files::default().client()?, None);
+                let connect = connector(tls.clone(), None);
                 (vec![Wire::Tcp(client(connect, max_queries))], max_queries)
             }
         };
         let capacity = wires.len() * room;
         let lines =
             wires.into_iter().map(|wire| Line { wire, room: Arc::new(Semaphore::new(room)) }).collect();
-        Ok(Self { base: address.base(), lines, turns: Arc::new(Semaphore::new(capacity)), capacity })
+        Self { base: address.base(), lines, turns: Arc::new(Semaphore::new(capacity)), capacity }
     }
 
     /// What request URIs begin with.
@@ -154,10 +150,7 @@ impl Wire {
     }
 }
 
-fn connector(
-    tls: rustls::ClientConfig,
-    server_name: Option<ServerName<'static>>,
-) -> HttpsConnector<HttpConnector> {
+fn connector(tls: ClientConfig, server_name: Option<ServerName<'static>>) -> HttpsConnector<HttpConnector> {
     let mut tcp = HttpConnector::new();
     tcp.enforce_http(false);
     tcp.set_nodelay(true);

@@ -3,14 +3,13 @@
 use std::{fmt, path::PathBuf, time::Duration};
 
 use meshwork_core::{Error, Native, ServiceName};
-use meshwork_registry::durations;
+use meshwork_registry::{Secret, durations};
+use meshwork_tls::{ClientTls, TlsConfig};
 use serde::{
     Deserialize, Deserializer, Serialize,
     de::{SeqAccess, Visitor},
 };
 use tonic::transport::Uri;
-
-use crate::secret::Secret;
 
 /// The shortest time to live that etcd's own rules leave room for.
 pub(crate) const MIN_TTL: Duration = Duration::from_secs(2);
@@ -68,30 +67,9 @@ pub struct EtcdConfig {
     /// ask again; a changed `password_file` is tried at the next asking. 1 s to 1 h. Default: `1m`.
     #[serde(with = "durations")]
     pub denied_retry: Duration,
-    /// TLS towards `https` endpoints.
+    /// TLS towards `https` endpoints. The files are read again for new connections; while one of them cannot be
+    /// used, what was read before is.
     pub tls: TlsConfig,
-}
-
-/// `tls` of [`EtcdConfig`]. The files are read again for every new connection; while one of them cannot be
-/// used, what was read before is.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-#[non_exhaustive]
-pub struct TlsConfig {
-    /// PEM certificates that sign the members'. Default: those of the web.
-    pub ca_file: Option<PathBuf>,
-    /// PEM certificate (chain) that we show. Default: none.
-    pub cert_file: Option<PathBuf>,
-    /// PEM key of `cert_file`. Default: none.
-    pub key_file: Option<PathBuf>,
-    /// The name that the members' certificates must have. Default: the host of the endpoint.
-    pub server_name: Option<String>,
-}
-
-impl TlsConfig {
-    fn is_set(&self) -> bool {
-        *self != Self::default()
-    }
 }
 
 impl Default for EtcdConfig {
@@ -145,10 +123,16 @@ impl EtcdConfig {
         within("denied_retry", self.denied_retry, Duration::from_secs(1), Duration::from_secs(3600))
     }
 
+    /// What TLS is made of.
+    ///
+    /// # Errors
+    /// `Invalid` naming the key of `tls`.
+    pub(crate) fn client_tls(&self) -> Result<ClientTls, Error> {
+        ClientTls::new("etcd `tls`", self.tls.clone())
+    }
+
     fn check_security(&self) -> Result<(), Error> {
-        if self.tls.cert_file.is_some() != self.tls.key_file.is_some() {
-            return Err(Error::invalid("etcd `tls` has one of `cert_file` and `key_file`: it takes both"));
-        }
+        self.client_tls()?;
         let text = match (&self.user, &self.password, &self.password_file) {
             (None, None, None) => return Ok(()),
             (None, ..) => "etcd has a password, but no `user`",

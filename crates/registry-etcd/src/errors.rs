@@ -1,6 +1,6 @@
 //! What etcd and the transport answer, as the registry contract's errors.
 
-use std::{error, fmt, io, sync::Arc};
+use std::{error, fmt, io, iter, sync::Arc};
 
 use meshwork_core::{BoxError, Error, ErrorChain, ErrorKind};
 use tonic::{Code, Status};
@@ -97,17 +97,14 @@ fn kind(cause: &etcd_client::Error) -> ErrorKind {
 
 /// What the transport met, where waiting cannot mend it.
 fn beneath(status: &Status) -> Option<ErrorKind> {
-    let mut next = error::Error::source(status);
-    while let Some(cause) = next {
-        if let Some(ours) = cause.downcast_ref::<Error>() {
-            return Some(ours.kind());
-        }
-        if let Some(tls) = tls_of(cause) {
-            return Some(match tls {
-                rustls::Error::AlertReceived(_) | rustls::Error::InvalidCertificate(_) => ErrorKind::Denied,
-                _ => ErrorKind::Protocol,
-            });
-        }
+    let causes = || iter::successors(error::Error::source(status), |cause| cause.source());
+    if let Some(ours) = causes().find_map(|cause| cause.downcast_ref::<Error>()) {
+        return Some(ours.kind());
+    }
+    if let Some(kind) = causes().find_map(of_tls) {
+        return Some(kind);
+    }
+    for cause in causes() {
         // The other side answered bytes that are no HTTP/2 at all: not an etcd.
         if let Some(h2) = cause.downcast_ref::<h2::Error>()
             && h2.is_library()
@@ -115,7 +112,6 @@ fn beneath(status: &Status) -> Option<ErrorKind> {
         {
             return Some(ErrorKind::Protocol);
         }
-        next = cause.source();
     }
     None
 }
@@ -147,18 +143,13 @@ fn innermost(error: &io::Error) -> &io::Error {
     error
 }
 
-/// The error of TLS in this one, which HTTP/2 and I/O errors wrap, one in another, without telling.
-fn tls_of<'a>(error: &'a (dyn error::Error + 'static)) -> Option<&'a rustls::Error> {
-    let mut error = error;
-    loop {
-        if let Some(tls) = error.downcast_ref::<rustls::Error>() {
-            return Some(tls);
-        }
-        error = match error.downcast_ref::<h2::Error>() {
-            Some(h2) => h2.get_io()?,
-            None => error.downcast_ref::<io::Error>()?.get_ref()?,
-        };
-    }
+/// The kind of what TLS met in this one, if it is that; HTTP/2 errors wrap it without telling.
+fn of_tls(error: &(dyn error::Error + 'static)) -> Option<ErrorKind> {
+    let io = error.downcast_ref::<h2::Error>().and_then(h2::Error::get_io);
+    Some(match meshwork_tls::tls_of(io.map_or(error, |io| io as _))? {
+        rustls::Error::AlertReceived(_) | rustls::Error::InvalidCertificate(_) => ErrorKind::Denied,
+        _ => ErrorKind::Protocol,
+    })
 }
 
 /// Whether this is said of a token that was good once: another login may mend it.

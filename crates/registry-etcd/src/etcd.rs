@@ -3,7 +3,7 @@
 use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use meshwork_core::{Backend, Dialect, Error, Native, Parts};
-use meshwork_registry::{Driven, DriverOptions};
+use meshwork_registry::{Driven, DriverOptions, Secret};
 
 use crate::{
     catalog::Services,
@@ -11,7 +11,6 @@ use crate::{
     endpoints::Endpoints,
     hub::Hub,
     keys::Keys,
-    secret::Secret,
 };
 
 /// An etcd cluster as registry.
@@ -136,7 +135,7 @@ impl Etcd {
         self
     }
 
-    /// PEM certificates that sign the members'. Default: those of the web.
+    /// PEM certificates that sign the members'. Default: the machine's.
     #[must_use]
     pub fn with_ca_file(mut self, file: impl Into<PathBuf>) -> Self {
         self.config.tls.ca_file = Some(file.into());

@@ -40,14 +40,14 @@ mod members;
 mod random;
 mod record;
 mod resume;
-mod secret;
 mod source;
 mod store;
 mod taps;
 mod tls;
 mod watching;
 
-pub use config::{EtcdConfig, TlsConfig};
+pub use config::EtcdConfig;
 pub use endpoints::Endpoints;
 pub use etcd::Etcd;
-pub use secret::Secret;
+pub use meshwork_registry::Secret;
+pub use meshwork_tls::TlsConfig;

@@ -4,6 +4,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use etcd_client::{Channel, Client, ClusterClient, ConnectOptions, KvClient, LeaseClient, WatchClient};
 use meshwork_core::{BoxError, Error};
+use meshwork_tls::ClientTls;
 use tokio_util::sync::CancellationToken;
 use tonic::{
     body::Body,
@@ -16,7 +17,7 @@ use crate::{
     config::{EtcdConfig, is_https},
     errors,
     login::Login,
-    tls::{Dialer, Tls},
+    tls::Dialer,
 };
 
 /// etcd answers a client that pings more often than each 5 s with `too_many_pings`.
@@ -31,13 +32,13 @@ const TOKEN: &str = "token";
 /// How any member is spoken to.
 pub(crate) struct Access {
     connect_timeout: Duration,
-    tls: Arc<Tls>,
+    tls: Arc<ClientTls>,
     login: Option<Arc<Login>>,
 }
 
 impl Access {
     pub(crate) fn new(config: &EtcdConfig) -> Result<Self, Error> {
-        let tls = Arc::new(Tls::new(config.tls.clone())?);
+        let tls = Arc::new(config.client_tls()?);
         let login = Login::of(config).map(Arc::new);
         Ok(Self { connect_timeout: config.attempt_timeout, tls, login })
     }

@@ -14,10 +14,11 @@ use std::{
 
 use etcd_client::Client;
 use meshwork_core::{Error, ErrorChain, ErrorKind};
+use meshwork_registry::Secret;
 use tokio::{sync::Mutex, time, time::Instant};
 use tonic::codegen::http::HeaderValue;
 
-use crate::{config::EtcdConfig, errors, secret::Secret};
+use crate::{config::EtcdConfig, errors};
 
 /// Between two logins when the first one's token was never taken; doubles.
 const PAUSE: Duration = Duration::from_millis(100);

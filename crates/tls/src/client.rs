@@ -2,10 +2,15 @@
 
 use std::{fmt, sync::Arc};
 
-use meshwork_core::Error;
+use meshwork_core::{Error, ErrorKind};
 use rustls::{ClientConfig, RootCertStore, crypto::ring, pki_types::ServerName};
 
-use crate::{TlsConfig, files::Contents, pem, rotating::Rotating};
+use crate::{
+    TlsConfig,
+    files::Contents,
+    pem::{self, Pair},
+    rotating::Rotating,
+};
 
 /// What rustls needs towards a server, made of the files that a [`TlsConfig`] names.
 pub struct ClientTls {
@@ -53,6 +58,17 @@ impl ClientTls {
     }
 }
 
+/// A configuration that trusts nobody, where a type asks for one and no TLS is spoken.
+///
+/// # Errors
+/// [`Unsupported`](meshwork_core::ErrorKind::Unsupported) when rustls offers no version of TLS.
+pub fn trusting_nobody() -> Result<ClientConfig, Error> {
+    let builder = ClientConfig::builder_with_provider(ring::default_provider().into())
+        .with_safe_default_protocol_versions()
+        .map_err(|error| Error::new(ErrorKind::Unsupported, "TLS versions").with_source(error))?;
+    Ok(builder.with_root_certificates(RootCertStore::empty()).with_no_client_auth())
+}
+
 impl fmt::Debug for ClientTls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ClientTls").field("server_name", &self.server_name).finish_non_exhaustive()
@@ -66,9 +82,9 @@ fn client(contents: &Contents, platform: bool, place: &str) -> Result<ClientConf
         .with_root_certificates(roots(contents, platform, place)?);
     match pem::pair(contents, place)? {
         None => Ok(builder.with_no_client_auth()),
-        Some((chain, key)) => builder.with_client_auth_cert(chain, key).map_err(|error| {
-            Error::invalid(format!("`key_file` of {place} is not the key of `cert_file`")).with_source(error)
-        }),
+        Some(Pair { chain, key, file }) => builder
+            .with_client_auth_cert(chain, key)
+            .map_err(|error| file.invalid("is not the key of `cert_file`").with_source(error)),
     }
 }
 

@@ -15,6 +15,6 @@ mod rotating;
 mod server;
 
 pub use advice::{advice, tls_of};
-pub use client::ClientTls;
+pub use client::{ClientTls, trusting_nobody};
 pub use config::{ClientAuth, ServerTlsConfig, TlsConfig};
 pub use server::ServerTls;

@@ -9,19 +9,24 @@ use rustls::{
 use crate::files::{Contents, File};
 
 /// A certificate with its chain, and its key.
-pub(crate) type Pair = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
+pub(crate) struct Pair<'a> {
+    pub(crate) chain: Vec<CertificateDer<'static>>,
+    pub(crate) key: PrivateKeyDer<'static>,
+    /// Where the key comes from.
+    pub(crate) file: File<'a>,
+}
 
 /// The pair of `cert_file` and `key_file`; nothing when neither is configured.
 ///
 /// # Errors
 /// `Invalid` when one of them is missing, cannot be read or holds nothing that can be used.
-pub(crate) fn pair(contents: &Contents, place: &str) -> Result<Option<Pair>, Error> {
+pub(crate) fn pair<'a>(contents: &'a Contents, place: &str) -> Result<Option<Pair<'a>>, Error> {
     match (contents.of(place, "cert_file")?, contents.of(place, "key_file")?) {
         (None, None) => Ok(None),
-        (Some(cert), Some(key)) => {
-            let key = PrivateKeyDer::from_pem_slice(key.pem)
-                .map_err(|error| key.invalid("holds no whole private key").with_source(error))?;
-            Ok(Some((certificates(&cert)?, key)))
+        (Some(cert), Some(file)) => {
+            let key = PrivateKeyDer::from_pem_slice(file.pem)
+                .map_err(|error| file.invalid("holds no whole private key").with_source(error))?;
+            Ok(Some(Pair { chain: certificates(&cert)?, key, file }))
         }
         _ => Err(half(place)),
     }

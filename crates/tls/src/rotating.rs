@@ -1,6 +1,7 @@
 //! A value made of files, made anew when they change.
 
 use std::{
+    mem,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -29,6 +30,8 @@ struct State<T> {
     /// The contents last judged, good or bad.
     judged: Option<Contents>,
     good: Option<Arc<T>>,
+    /// The files cannot be used, and that was said.
+    warned: bool,
 }
 
 impl<T> Rotating<T> {
@@ -38,7 +41,7 @@ impl<T> Rotating<T> {
         named: Named,
         make: impl Fn(&Contents) -> Result<T, Error> + Send + Sync + 'static,
     ) -> Self {
-        let state = Mutex::new(State { looked: None, judged: None, good: None });
+        let state = Mutex::new(State { looked: None, judged: None, good: None, warned: false });
         Self { place: place.into(), named, make: Box::new(make), state }
     }
 
@@ -84,12 +87,16 @@ impl<T> Rotating<T> {
                 }
                 let made = Arc::new(made);
                 state.good = Some(Arc::clone(&made));
+                state.warned = false;
                 Ok(made)
             }
             (Err(error), Some(good)) => {
-                let error = ErrorChain(&error);
-                tracing::warn!(of = %self.place, %error, "TLS files cannot be used: those read before are");
-                Ok(Arc::clone(good))
+                let good = Arc::clone(good);
+                if !mem::replace(&mut state.warned, true) {
+                    let error = ErrorChain(&error);
+                    tracing::warn!(of = %self.place, %error, "TLS files cannot be used: those read before are");
+                }
+                Ok(good)
             }
             (Err(error), None) => Err(error),
         }

@@ -9,7 +9,12 @@ use rustls::{
     server::{WebPkiClientVerifier, danger::ClientCertVerifier},
 };
 
-use crate::{ClientAuth, ServerTlsConfig, files::Contents, pem, rotating::Rotating};
+use crate::{
+    ClientAuth, ServerTlsConfig,
+    files::Contents,
+    pem::{self, Pair},
+    rotating::Rotating,
+};
 
 /// What rustls needs at a listener, made of the files that a [`ServerTlsConfig`] names.
 pub struct ServerTls(Rotating<ServerConfig>);
@@ -63,10 +68,10 @@ fn server(contents: &Contents, auth: ClientAuth, place: &str) -> Result<ServerCo
         Some(verifier) => builder.with_client_cert_verifier(verifier),
         None => builder.with_no_client_auth(),
     };
-    let (chain, key) = pem::pair(contents, place)?.ok_or_else(|| pem::half(place))?;
-    builder.with_single_cert(chain, key).map_err(|error| {
-        Error::invalid(format!("`key_file` of {place} is not the key of `cert_file`")).with_source(error)
-    })
+    let Pair { chain, key, file } = pem::pair(contents, place)?.ok_or_else(|| pem::half(place))?;
+    builder
+        .with_single_cert(chain, key)
+        .map_err(|error| file.invalid("is not the key of `cert_file`").with_source(error))
 }
 
 /// Judges the certificates of callers, where they are asked for one.

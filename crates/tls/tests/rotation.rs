@@ -1,11 +1,12 @@
 //! Files that come, change and are cut short.
 #![expect(clippy::unwrap_used, reason = "a test says by a panic that it failed")]
 
-use std::{fs, path::Path, sync::Arc, time::Duration};
+use std::{cell::Cell, fs, path::Path, sync::Arc, time::Duration};
 
 use meshwork_tls::{ClientTls, ServerTls, ServerTlsConfig, TlsConfig};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use tempfile::TempDir;
+use tracing::{Event, Level, Metadata, Subscriber, span};
 
 /// The time after which files are looked at again.
 const LOOK_AGAIN: Duration = Duration::from_millis(260);
@@ -51,6 +52,35 @@ impl Folder {
         config.client_ca_file = Some(self.path("ca"));
         config
     }
+}
+
+thread_local! {
+    static WARNINGS: Cell<u32> = const { Cell::new(0) };
+}
+
+/// Counts warnings, for each test its own: a test is a thread.
+struct Warnings;
+
+impl Subscriber for Warnings {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        *metadata.level() == Level::WARN
+    }
+
+    fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
+        span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
+
+    fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
+
+    fn event(&self, _: &Event<'_>) {
+        WARNINGS.set(WARNINGS.get() + 1);
+    }
+
+    fn enter(&self, _: &span::Id) {}
+
+    fn exit(&self, _: &span::Id) {}
 }
 
 fn cut_short(path: &Path) {
@@ -138,4 +168,27 @@ async fn a_directory_is_no_file() {
     fs::create_dir(folder.path("ca")).unwrap();
     let tls = ClientTls::new("`[x.tls]`", folder.client()).unwrap();
     assert!(tls.current().await.unwrap_err().to_string().contains("ca_file"));
+}
+
+#[tokio::test]
+async fn a_rotation_in_many_steps_is_one_warning() {
+    let folder = Folder::new();
+    tracing::subscriber::set_global_default(Warnings).unwrap();
+    let tls = ClientTls::new("`[x.tls]`", folder.client()).unwrap();
+    tls.current().await.unwrap();
+    for rotation in 1..=2 {
+        for name in ["cert", "key"] {
+            cut_short(&folder.path(name));
+            tokio::time::sleep(LOOK_AGAIN).await;
+            tls.current().await.unwrap();
+        }
+        fs::remove_file(folder.path("cert")).unwrap();
+        tokio::time::sleep(LOOK_AGAIN).await;
+        tls.current().await.unwrap();
+        assert_eq!(WARNINGS.get(), rotation);
+        folder.renew();
+        tokio::time::sleep(LOOK_AGAIN).await;
+        tls.current().await.unwrap();
+    }
+    assert_eq!(WARNINGS.get(), 2);
 }

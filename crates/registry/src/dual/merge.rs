@@ -5,7 +5,7 @@
 //! [`Action`]s. The rules stand at [`Dual`](super::Dual); `tests/schedules` holds them over random
 //! schedules.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{cmp::Reverse, collections::HashSet, sync::Arc, time::Duration};
 
 use meshwork_core::{Instance, InstanceId, Instances, Query, Seen, Snapshot, Staleness, Status};
 use tokio::time::Instant;
@@ -377,17 +377,16 @@ impl Merge {
 
     /// Those who share an address with a better record: they are the same member.
     fn hidden(&self, value: &[Arc<Instance>]) -> HashSet<InstanceId> {
-        let mut crowd: Vec<_> = self.places.crowd().filter_map(|id| find(value, id)).collect();
-        crowd.sort_unstable();
-        crowd.dedup();
-        let mut crowd: Vec<_> = crowd.into_iter().map(|place| &value[place]).collect();
+        let ids: HashSet<&InstanceId> = self.places.crowd().collect();
+        let mut crowd: Vec<_> = value.iter().filter(|instance| ids.contains(&instance.id)).collect();
         let rank = |instance: &Instance| {
             // One that is leaving makes room for whoever took its address over.
             let confirmed =
                 if instance.status == Status::Leaving { 0 } else { self.confirmed.order(&instance.id) };
             (confirmed, instance.is_native(), instance.start_time)
         };
-        crowd.sort_by(|a, b| rank(b).cmp(&rank(a)).then_with(|| a.id.cmp(&b.id)));
+        // Stable: of equal ones the first by id stands.
+        crowd.sort_by_cached_key(|instance| Reverse(rank(instance)));
         let (mut taken, mut hidden) = (HashSet::new(), HashSet::new());
         for instance in crowd {
             if addresses(instance).any(|address| taken.contains(&address)) {

@@ -4,7 +4,14 @@ use std::{fmt, sync::Arc};
 
 use serde::{Deserialize, Serialize, Serializer};
 
-/// An ACL token. Neither `Debug` nor serialization shows it.
+/// A password or a token in a backend's configuration. Neither `Debug` nor serialization shows it.
+///
+/// ```
+/// # use meshwork_registry::Secret;
+/// let token = Secret::from("4f8a");
+/// assert_eq!(token.reveal(), "4f8a");
+/// assert_eq!(format!("{token:?}"), "…");
+/// ```
 #[derive(Clone, PartialEq, Eq, Deserialize)]
 #[serde(from = "String")]
 pub struct Secret(Arc<str>);
@@ -18,13 +25,13 @@ impl Secret {
 
 impl From<String> for Secret {
     fn from(text: String) -> Self {
-        Self(text.trim().into())
+        Self(text.into())
     }
 }
 
 impl From<&str> for Secret {
     fn from(text: &str) -> Self {
-        Self(text.trim().into())
+        Self(text.into())
     }
 }
 
