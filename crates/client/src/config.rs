@@ -28,6 +28,11 @@ pub struct ClientConfig {
     pub ping_timeout: Duration,
     /// When a failed call is tried again.
     pub retry: RetryConfig,
+    /// Whether a second attempt follows on another node, without waiting for the first to fail, when a call takes
+    /// half as long again as p95 of its method: the first answer wins, the other attempt is cancelled. Only for
+    /// idempotent calls with a body of at most 64 KiB, at most 2 % of them (and 5 per second besides), within the
+    /// budget of retries. Default `false`.
+    pub hedge: bool,
     /// How an instance is chosen. Default [`P2c`].
     pub policy: Arc<dyn Policy>,
     /// The only scheme to use. Default `None`: `grpc` for gRPC calls, `http` for others, and whichever is
@@ -72,6 +77,7 @@ impl Default for ClientConfig {
             ping_interval: Duration::from_secs(10),
             ping_timeout: Duration::from_secs(3),
             retry: RetryConfig::default(),
+            hedge: false,
             policy: Arc::new(P2c::default()),
             scheme: None,
             methods: HashMap::new(),
@@ -96,6 +102,7 @@ impl fmt::Debug for ClientConfig {
             .field("attempt_timeout", &self.attempt_timeout)
             .field("connect_timeout", &self.connect_timeout)
             .field("retry", &self.retry)
+            .field("hedge", &self.hedge)
             .field("scheme", &self.scheme)
             .field("methods", &self.methods)
             .field("addresses", &self.addresses)
@@ -130,12 +137,14 @@ pub struct MethodConfig {
     pub timeout: Option<Limit>,
     /// Whether it may run twice, so that a failed call may be tried again. Default `false`.
     pub idempotent: bool,
+    /// Whether slow calls get a second attempt. Default `None`: as the client's.
+    pub hedge: Option<bool>,
 }
 
 impl MethodConfig {
-    /// From its parts.
+    /// From its parts; hedged as the client's calls are.
     pub fn new(timeout: Option<Limit>, idempotent: bool) -> Self {
-        Self { timeout, idempotent }
+        Self { timeout, idempotent, hedge: None }
     }
 }
 
@@ -161,6 +170,6 @@ mod tests {
         assert_eq!(config.timeout.as_ref().map(Limit::duration), Some(Duration::from_secs(10)));
         assert_eq!(config.connect_timeout, Duration::from_secs(1));
         assert_eq!((config.retry.attempts, config.retry.min_per_second), (2, 10));
-        assert!(config.attempt_timeout.is_none() && config.scheme.is_none());
+        assert!(config.attempt_timeout.is_none() && config.scheme.is_none() && !config.hedge);
     }
 }

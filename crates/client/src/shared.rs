@@ -11,7 +11,10 @@ use std::{
 use arc_swap::ArcSwap;
 use meshwork_balance::{Member, Peers, Picker};
 use meshwork_core::{Error, ErrorKind, ServiceName, Watch};
-use meshwork_resilience::Budget;
+use meshwork_resilience::{
+    Budget,
+    hedge::{HedgePolicy, Methods},
+};
 use tokio::{
     sync::{Notify, Semaphore},
     time::Instant,
@@ -77,6 +80,8 @@ pub(crate) struct Shared {
     pub(crate) clock: Clock,
     pub(crate) peers: Arc<Peers>,
     pub(crate) budget: Budget,
+    /// What is known of the latency of each method; only where any is hedged.
+    pub(crate) hedges: Option<Methods>,
     pub(crate) pulse: Pulse,
     pub(crate) dials: Semaphore,
     pub(crate) waiting: AtomicUsize,
@@ -101,7 +106,9 @@ impl Shared {
             changed: Notify::new(),
             freed: Notify::new(),
         };
+        let hedges = config.hedge || config.methods.values().any(|method| method.hedge == Some(true));
         Arc::new(Self {
+            hedges: hedges.then(|| Methods::new(HedgePolicy::default())),
             groups: [group(), group()],
             budget: Budget::new(config.retry.budget, config.retry.min_per_second, Instant::now()),
             peers: Peers::new(move || clock.now()),

@@ -7,7 +7,8 @@
 //! 5. **attempt time-out**: outside the exchange, so that its passing is the node's failure, not a cancel;
 //! 6. **ticket and exchange**: innermost, so that exactly what the node did is counted on it.
 //!
-//! Room is left between 2 and 3 for limits and shedding, and around 4 to 6 for hedging.
+//! Around 5 and 6 stands hedging, where it is on: a second attempt is another pick, and both are one to recovery.
+//! Room is left between 2 and 3 for limits and shedding.
 
 use std::{pin::pin, sync::Arc, time::Duration};
 
@@ -37,6 +38,8 @@ use crate::{
     upload::{Outbound, Upload},
     verdict::{self, Head, Unavailable},
 };
+
+mod hedge;
 
 /// The time left of a call without any limit.
 const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -258,7 +261,17 @@ impl Call {
                     }
                 }
             };
-            let next = match self.attempt(flight, began).await {
+            let (came, began) = match self.hedging(began) {
+                None => (self.attempt(flight, began, 0).await, began),
+                Some((hedging, after)) => {
+                    let raced = Box::pin(self.race(flight, began, &hedging, after)).await;
+                    if let Some((lost, began)) = raced.lost {
+                        self.set_aside(lost, began);
+                    }
+                    (raced.came, raced.began)
+                }
+            };
+            let next = match came {
                 Came::Answer(answer) => return Ok(answer),
                 Came::Over(error, node) => {
                     self.note(&node, AttemptPhase::Exchange, began, "no answer", "the call's time is over");
@@ -301,7 +314,7 @@ impl Call {
 
     fn after(&mut self, trouble: &Trouble, node: &Node) -> Next {
         let (shared, kind, failed) = (&self.shared, self.kind, &self.failed);
-        let pinned = self.options.instance.is_some() || self.options.addr.is_some();
+        let pinned = self.is_pinned();
         let others = || !pinned && choose::has_others(shared, kind, failed, node.key());
         let budget = || shared.budget.take(Instant::now());
         let next =
@@ -313,6 +326,10 @@ impl Call {
             self.delivered = Delivered::Maybe;
         }
         next
+    }
+
+    fn is_pinned(&self) -> bool {
+        self.options.instance.is_some() || self.options.addr.is_some()
     }
 
     async fn pause(&self, pause: Duration) {
@@ -332,8 +349,8 @@ impl Call {
         }
     }
 
-    // 5. attempt time-out, and 6. ticket and exchange
-    async fn attempt(&self, mut flight: Flight, now: Instant) -> Came {
+    // 5. attempt time-out, and 6. ticket and exchange; the `nth` of several at a time
+    async fn attempt(&self, mut flight: Flight, now: Instant, nth: u32) -> Came {
         let exact = self.kind == Kind::Http;
         let body = match self.upload.whole(exact) {
             Some(body) => body,
@@ -347,7 +364,7 @@ impl Call {
             },
         };
         let bound = self.deadline.exchange(self.upload.is_stream());
-        let request = self.request(&flight, body, self.deadline.body(), now);
+        let request = self.request(&flight, body, self.deadline.body(), now, nth);
         let limit = self.attempt_limit();
         let attempt_ends = limit.and_then(|limit| now.checked_add(limit));
         let ends = bound.map(Bound::at).into_iter().chain(attempt_ends).min();
@@ -424,6 +441,7 @@ impl Call {
         body: Outbound,
         bound: Option<&Bound>,
         now: Instant,
+        nth: u32,
     ) -> Request<Outbound> {
         let link = flight.link();
         let target = link.target();
@@ -436,7 +454,7 @@ impl Call {
         {
             deadline::write(fields, self.kind == Kind::Grpc, bound, now);
         }
-        let attempt = self.attempt.saturating_add(u32::from(self.recovery.retries()));
+        let attempt = self.attempt.saturating_add(u32::from(self.recovery.retries()) + nth);
         if attempt > 0 {
             fields.insert(names::ATTEMPT.clone(), HeaderValue::from(attempt));
         }

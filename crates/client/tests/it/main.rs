@@ -7,6 +7,7 @@ mod chain;
 mod echo;
 mod faults;
 mod grpc;
+mod hedge;
 mod hostile;
 mod http1;
 mod identity;

@@ -1,0 +1,119 @@
+//! Hedging: a second attempt on another node when the first takes long; to recovery both are one.
+
+use std::{pin::pin, slice, sync::Arc, time::Duration};
+
+use meshwork_balance::{Node, Outcome};
+use meshwork_core::Delivered;
+use meshwork_resilience::{
+    hedge::{Hedging, Suits},
+    retry::Allowed,
+};
+use tokio::time::{self, Instant};
+
+use super::{Call, Came};
+use crate::{
+    AttemptPhase,
+    choose::{self, Wish},
+    deadline::method_of,
+    flight::Flight,
+};
+
+/// What an attempt and its hedge came to together.
+pub(super) struct Raced {
+    pub(super) came: Came,
+    pub(super) began: Instant,
+    /// The one of them that failed first, when the other was waited for.
+    pub(super) lost: Option<(Came, Instant)>,
+}
+
+impl Call {
+    /// What is known of the method's latency, and after how long a hedge may follow; `None` where calls are not
+    /// hedged. A first attempt only.
+    pub(super) fn hedging(&self, began: Instant) -> Option<(Arc<Hedging>, Option<Duration>)> {
+        let methods = self.shared.hedges.as_ref()?;
+        let path = self.head.uri.path();
+        let method = method_of(path, &self.shared.config);
+        let is_on = method.and_then(|method| method.hedge).unwrap_or(self.shared.config.hedge);
+        if !is_on || self.is_pinned() || !self.attempts.is_empty() {
+            return None;
+        }
+        let Allowed { idempotent, kept, nested, .. } = self.allowed;
+        let hedging = methods.of(path, began);
+        Some((Arc::clone(hedging), hedging.after(Suits { idempotent, kept, nested }, began)))
+    }
+
+    /// An attempt, and another one on another node when it takes long. The one that is not needed is dropped,
+    /// which cancels it and tells its node no more than that it took at least so long.
+    pub(super) async fn race(
+        &self,
+        flight: Flight,
+        began: Instant,
+        hedging: &Hedging,
+        after: Option<Duration>,
+    ) -> Raced {
+        let node = flight.node();
+        let mut first = pin!(self.attempt(flight, began, 0));
+        let learn = |came: Came| {
+            if let Came::Answer(_) = came {
+                let now = Instant::now();
+                hedging.answered(now.saturating_duration_since(began), now);
+            }
+            Raced { came, began, lost: None }
+        };
+        let Some(at) = after.and_then(|after| began.checked_add(after)) else { return learn(first.await) };
+        if let Ok(came) = time::timeout_at(at, first.as_mut()).await {
+            return learn(came);
+        }
+        let Some(flight) = self.second(&node, hedging) else { return learn(first.await) };
+        let sent = Instant::now();
+        let mut second = pin!(self.attempt(flight, sent, 1));
+        tokio::select! {
+            came = first.as_mut() => match came {
+                Came::Answer(_) | Came::Over(..) => learn(came),
+                lost => Raced { came: second.await, began: sent, lost: Some((lost, began)) },
+            },
+            came = second.as_mut() => match came {
+                Came::Answer(_) => {
+                    let now = Instant::now();
+                    hedging.won(now.saturating_duration_since(began), now);
+                    Raced { came, began: sent, lost: None }
+                }
+                Came::Over(..) => Raced { came, began: sent, lost: None },
+                lost => Raced { lost: Some((lost, sent)), ..learn(first.await) },
+            },
+        }
+    }
+
+    /// A place for the hedge on another node than the first attempt's, if the budget has one.
+    fn second(&self, first: &Node, hedging: &Hedging) -> Option<Flight> {
+        let is_allowed = choose::has_others(&self.shared, self.kind, &self.failed, first.key())
+            && hedging.take(&self.shared.budget, Instant::now());
+        let refuse = slice::from_ref(first.key());
+        let wish = Wish { avoid: refuse, refuse, ..self.wish(false) };
+        is_allowed.then(|| choose::choose_now(&self.shared, &wish))?
+    }
+
+    /// Notes the attempt of two that failed first.
+    pub(super) fn set_aside(&mut self, lost: Came, began: Instant) {
+        const THEN: &str = "waited for the other attempt";
+        let node = match lost {
+            Came::Failed(failure, node) => {
+                if failure.delivered == Delivered::Maybe {
+                    self.delivered = Delivered::Maybe;
+                }
+                self.note(&node, failure.phase, began, &failure.code, THEN);
+                node
+            }
+            Came::Unavailable(_answer, flight, _, unavailable) => {
+                let node = flight.node();
+                flight.finish(Outcome::Failure, false);
+                self.delivered = Delivered::Maybe;
+                self.note(&node, AttemptPhase::Exchange, began, &unavailable.code, THEN);
+                node
+            }
+            Came::Answer(_) | Came::Over(..) => return,
+        };
+        self.avoid.push(node.key().clone());
+        self.failed.push(node.key().clone());
+    }
+}
