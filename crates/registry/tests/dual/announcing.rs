@@ -181,7 +181,9 @@ async fn an_id_given_up_on_one_side_is_given_up_on_both() {
 async fn a_departure_without_the_mark_marks_neither_side() {
     let rig = Rig::new();
     // Slow enough for a reader to see each step.
-    [&rig.primary, &rig.secondary].map(|side| side.lag(Duration::from_millis(50)));
+    for side in [&rig.primary, &rig.secondary] {
+        side.lag(Duration::from_millis(50));
+    }
     let watch = rig.watch();
     let registration = rig.registry().register(instance("a", 81));
     view(&watch, "of a", |view| view.value().len() == 1).await;
