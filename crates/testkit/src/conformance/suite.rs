@@ -100,7 +100,7 @@ mod tests {
         let names: HashSet<&str> = behaviours().map(|behaviour| behaviour.name()).collect();
         assert_eq!(names.len(), behaviours().count());
         assert!(names.len() >= 40);
-        assert!(behaviours().all(|behaviour| behaviour.name().matches('_').count() >= 3));
+        assert!(behaviours().all(|behaviour| behaviour.name().matches('_').count() >= 2));
         assert!(behaviours().all(|behaviour| !behaviour.because().is_empty()));
     }
 }
