@@ -50,6 +50,8 @@ pub use error::{Attempt, AttemptPhase, CallError, CallErrorKind};
 pub use funnel::{Funnel, Missing};
 pub use io::Io;
 pub use link::ConnectionState;
+/// How an instance is chosen: the policies, and what a policy of one's own is made of.
+pub use meshwork_balance as balance;
 pub use meshwork_resilience::deadline::Limit;
 pub use options::{CallOptions, OptionsExt};
 pub use table::{ClusterView, NodeView};

@@ -58,7 +58,7 @@ pub use error::{ConfigError, Mistake, Origin};
 pub use registry::RegistryConfig;
 pub use schema::{
     AdvertiseConfig, Balance, ClientConfig, DrainConfig, IpFamily, MethodConfig, RetryConfig, Scheme,
-    ServerConfig, ServiceConfig,
+    ServerConfig, ServiceConfig, TlsConfig,
 };
 pub use stamps::Stamps;
 pub use table::RegistryTable;

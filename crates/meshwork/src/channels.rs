@@ -88,7 +88,7 @@ impl Channels {
         if query.env().is_none() {
             query = query.in_env(&*self.env);
         }
-        let client = settings::client(&self.config, target.service().as_str());
+        let client = settings::client(&self.config, target.service().as_str())?;
         Ok(Channel::new(target.service().clone(), discovery.watch(&query), client))
     }
 

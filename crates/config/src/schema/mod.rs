@@ -8,7 +8,7 @@ mod review;
 mod server;
 mod service;
 
-pub use client::{Balance, ClientConfig, MethodConfig, RetryConfig, Scheme};
+pub use client::{Balance, ClientConfig, MethodConfig, RetryConfig, Scheme, TlsConfig};
 pub use drain::DrainConfig;
 pub use server::ServerConfig;
 pub use service::{AdvertiseConfig, IpFamily, ServiceConfig};

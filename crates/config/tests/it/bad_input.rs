@@ -130,6 +130,8 @@ fn a_value_out_of_its_range_is_refused() {
         ("[client.a]\nretry = { budget = 1.5 }", "`client.a.retry.budget`: 1.5 is not within 0.0 to 1.0"),
         ("[client.a]\nretry = { budget = nan }", "`client.a.retry.budget`: NaN is not within 0.0 to 1.0"),
         ("[client.a]\nconnect_timeout = \"0s\"", "`client.a.connect_timeout`: must be longer than 0s"),
+        ("[client.a]\nmax_age = \"0s\"", "`client.a.max_age`: must be longer than 0s"),
+        ("[client.a.tls]\nkey_file = \"k\"", "`client.a.tls.key_file`: TLS takes both files"),
         ("[client.default]\nretry.attempts = 9", "`client.default.retry.attempts`: 9 is not within 1 to 5"),
         ("[client.a.methods.GetUser]\nidempotent = true", "`GetUser` is no method"),
         ("[server]\nmax_headers_bytes = 100", "`server.max_headers_bytes`: 100 is not within 8192 to"),
