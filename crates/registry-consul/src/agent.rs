@@ -250,6 +250,13 @@ impl Agent {
         let attempted = || format!("{} at {}", ask.attempted, self.name);
         let late =
             |what: &str, limit| Error::unavailable(format!("{}: no {what} within {limit:.1?}", attempted()));
+        let _seat = match turn {
+            Some(_) => None,
+            None => {
+                let seat = time::timeout_at(deadline, transport.seat()).await;
+                Some(seat.map_err(|_elapsed| late("free connection", limit))?)
+            }
+        };
         self.requests.fetch_add(1, Relaxed);
         let sent = async {
             match turn {

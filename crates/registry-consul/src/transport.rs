@@ -17,7 +17,7 @@ use hyper_util::{
 };
 use rs_consul::HttpsClient;
 use rustls::{ClientConfig, pki_types::ServerName};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 
 use crate::{address::Address, unix::UnixConnector};
 
@@ -26,6 +26,9 @@ pub(crate) type Body = BoxBody<Bytes, Infallible>;
 
 /// Blocking queries per HTTP/2 connection: below the 250 streams that Go's server allows.
 const PER_CONNECTION: usize = 200;
+/// At most so many requests beside the views' queries: the watches of our own records, and what is short.
+/// Together with `max_queries` they stay below the 200 connections that Consul takes from one client.
+const SEATS: usize = 40;
 /// At most so many HTTP/2 connections.
 const CONNECTIONS: usize = 8;
 const CONNECT: Duration = Duration::from_secs(2);
@@ -46,6 +49,8 @@ pub(crate) struct Transport {
     lines: Vec<Line>,
     /// One turn per blocking query that may be open at once.
     turns: Arc<Semaphore>,
+    /// One seat per other request that may be under way at once.
+    seats: Semaphore,
     capacity: usize,
 }
 
@@ -91,7 +96,13 @@ impl Transport {
         let capacity = wires.len() * room;
         let lines =
             wires.into_iter().map(|wire| Line { wire, room: Arc::new(Semaphore::new(room)) }).collect();
-        Self { base: address.base(), lines, turns: Arc::new(Semaphore::new(capacity)), capacity }
+        Self {
+            base: address.base(),
+            lines,
+            turns: Arc::new(Semaphore::new(capacity)),
+            seats: Semaphore::new(SEATS),
+            capacity,
+        }
     }
 
     /// What request URIs begin with.
@@ -128,7 +139,15 @@ impl Transport {
         }
     }
 
-    /// Sends a request that is no blocking query.
+    /// Waits for a seat, which a request that is no blocking query of a view holds until its answer was read.
+    ///
+    /// # Cancel safety
+    /// Dropping the future gives up the place in the queue.
+    pub(crate) async fn seat(&self) -> SemaphorePermit<'_> {
+        self.seats.acquire().await.expect("invariant: it is never closed")
+    }
+
+    /// Sends a request that is no blocking query of a view.
     pub(crate) async fn send(&self, request: Request<Body>) -> Result<Response<Incoming>, ClientError> {
         self.lines[0].wire.send(request).await
     }
