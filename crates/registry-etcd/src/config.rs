@@ -34,7 +34,7 @@ pub(crate) const MAX_TTL: Duration = Duration::from_secs(3600);
 pub struct EtcdConfig {
     /// The members, `http://host:port` or `https://host:port`; a list, or one text separated by commas.
     /// Without a scheme it is `https` when anything of `tls` is set, else `http`.
-    /// Default: `http://127.0.0.1:2379`.
+    /// Live: a change in the file holds without a restart. Default: `http://127.0.0.1:2379`.
     #[serde(deserialize_with = "endpoints")]
     pub endpoints: Vec<String>,
     /// What all keys begin with; slashes around it do not matter. Default: `meshwork`.

@@ -90,7 +90,7 @@ pub struct MethodConfig {
 
 /// A way to choose an instance.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Balance {
     /// The better of two random ones, by latency and calls in flight.

@@ -38,7 +38,7 @@ const KEYS: &[(&str, &str)] = &[
     ("client.users.timeout", "5s"),
     ("client.users.attempt_timeout", "5s"),
     ("client.users.connect_timeout", "5s"),
-    ("client.users.balance", "ring_hash"),
+    ("client.users.balance", "ring-hash"),
     ("client.users.hedge", "true"),
     ("client.users.max_connections", "2"),
     ("client.users.max_age", "30m"),

@@ -92,10 +92,10 @@ pub struct DualConfig {
     pub primary: String,
     /// The name of the secondary registry.
     pub secondary: String,
-    /// Where instances are announced. Default `both`.
+    /// Where instances are announced. Live: a change in the file holds without a restart. Default `both`.
     #[serde(default)]
     pub write: Write,
-    /// Which instances are found. Default `union`.
+    /// Which instances are found. Live, as `write`. Default `union`.
     #[serde(default)]
     pub read: Read,
     /// When a registration counts as announced. Default `any`.
