@@ -56,7 +56,10 @@ impl Lines {
             if let (Some(pinned), Some(identity)) = (pinned, connection.identity())
                 && pinned != identity
             {
-                otherwise = Took::Another;
+                // One that is full is worth waiting for, whoever answers on the next.
+                if !matches!(otherwise, Took::Full) {
+                    otherwise = Took::Another;
+                }
                 continue;
             }
             let last = match connection.take_stream() {
@@ -171,5 +174,27 @@ pub(crate) mod tests {
         assert_eq!((lines.free(), lines.count(), lines.open_streams()), (Some(1), 2, 4));
         spare.retire();
         assert!(!lines.are_alive() && matches!(lines.take(None), Took::Nothing));
+    }
+
+    #[tokio::test]
+    async fn a_pinned_call_waits_while_its_own_connection_is_full_whoever_else_answers() {
+        let mut ends = JoinSet::new();
+        let lines = Lines::new(3);
+        let ids = ["users-1", "users-2"].map(|id| InstanceId::new(id).unwrap());
+        for (id, place) in ids.iter().zip([Place::First, Place::Spare(1)]) {
+            let connection = narrow(&mut ends).await;
+            connection.confirm(id.clone());
+            lines.store(place, Some(connection));
+        }
+        for pinned in &ids {
+            for last in [false, true] {
+                assert!(matches!(lines.take(Some(pinned)), Took::Stream { last: is, .. } if is == last));
+            }
+        }
+        for pinned in &ids {
+            assert!(matches!(lines.take(Some(pinned)), Took::Full), "{pinned}");
+        }
+        let nobody = InstanceId::new("users-3").unwrap();
+        assert!(matches!(lines.take(Some(&nobody)), Took::Another));
     }
 }

@@ -278,6 +278,13 @@ impl Link {
         }
     }
 
+    /// Asks for a spare once more while the node is full: it is given no call that would ask.
+    pub(crate) fn ask_again(&self) {
+        if self.node().is_some_and(|node| node.is_full()) {
+            self.crowd.notify_one();
+        }
+    }
+
     /// Corrects what `fill` said when a stream was given back in the same moment.
     pub(crate) fn review(&self, node: &Node) {
         if node.is_full() && self.lines.have_room() {

@@ -53,7 +53,10 @@ pub(crate) async fn keep(link: Arc<Link>, shared: Arc<Shared>) {
                         spares.push(serve(Held { connection, driver }, Place::Spare(nth), link, shared));
                     }
                     // What is wrong is the business of the first connection, when that ends.
-                    _ => not_before = Instant::now() + backoff.next(chance::bits()),
+                    _ => {
+                        not_before = Instant::now() + backoff.next(chance::bits());
+                        link.ask_again();
+                    }
                 }
             }
         }
@@ -70,13 +73,15 @@ async fn serve(mut held: Held, place: Place, link: &Link, shared: &Shared) {
     tracing::debug!(service = %shared.service, address = %link.target().address(), ?place, "spare connected");
     held.publish(place, link, shared);
     let connection = Arc::clone(&held.connection);
-    tokio::select! {
-        _ended = held.serve(link, shared) => {}
-        () = idle(&connection, shared.config.spare_idle) => {}
-        // Whether another is wanted is asked anew.
-        () = old(shared.config.max_age) => {}
-    }
+    let was_idle = tokio::select! {
+        _ended = held.serve(link, shared) => false,
+        () = idle(&connection, shared.config.spare_idle) => true,
+        () = old(shared.config.max_age) => false,
+    };
     link.withdraw(place, ConnectionState::Connecting);
+    if !was_idle {
+        link.ask_again();
+    }
     tracing::debug!(service = %shared.service, address = %link.target().address(), ?place, "spare given up");
 }
 

@@ -34,6 +34,9 @@ struct Narrow {
 
 struct State {
     limit: AtomicU32,
+    /// Connections still to be closed at once, and to be left without a word.
+    refusing: AtomicUsize,
+    stalling: AtomicUsize,
     opened: AtomicUsize,
     open: AtomicUsize,
     /// Calls in handlers, and the most that any one connection had.
@@ -49,6 +52,8 @@ impl Narrow {
         let addr = listener.local_addr().unwrap();
         let state = Arc::new(State {
             limit: AtomicU32::new(limit),
+            refusing: AtomicUsize::new(0),
+            stalling: AtomicUsize::new(0),
             opened: AtomicUsize::new(0),
             open: AtomicUsize::new(0),
             running: AtomicUsize::new(0),
@@ -60,7 +65,15 @@ impl Narrow {
             let state = Arc::clone(&state);
             async move {
                 let mut connections = JoinSet::new();
+                let mut stalled = Vec::new();
                 while let Ok((stream, _)) = listener.accept().await {
+                    if counts_down(&state.refusing) {
+                        continue;
+                    }
+                    if counts_down(&state.stalling) {
+                        stalled.push(stream);
+                        continue;
+                    }
                     state.opened.fetch_add(1, Ordering::SeqCst);
                     let serving = connections.spawn(serve(stream, Arc::clone(&state)));
                     state.connections.lock().unwrap().push(serving);
@@ -73,6 +86,21 @@ impl Narrow {
     /// Answers so many more calls.
     fn answer(&self, calls: usize) {
         self.state.answers.add_permits(calls);
+    }
+
+    /// Closes the next connection at once.
+    fn refuse_next(&self) {
+        self.state.refusing.store(1, Ordering::SeqCst);
+    }
+
+    /// Takes the next connection and never says a word on it.
+    fn stall_next(&self) {
+        self.state.stalling.store(1, Ordering::SeqCst);
+    }
+
+    /// Whether what was asked for the next connections was done.
+    fn is_welcoming(&self) -> bool {
+        [&self.state.refusing, &self.state.stalling].iter().all(|count| count.load(Ordering::SeqCst) == 0)
     }
 
     /// Kills the connection that was opened as the `nth`.
@@ -101,6 +129,11 @@ impl Drop for Narrow {
     fn drop(&mut self) {
         self.task.abort();
     }
+}
+
+/// Takes one of what is left.
+fn counts_down(left: &AtomicUsize) -> bool {
+    left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok()
 }
 
 /// Counts down when dropped.
@@ -186,6 +219,48 @@ async fn there_are_never_more_connections_than_configured_and_the_rest_waits() {
     peer.answer(20);
     end(calls).await;
     assert_eq!((peer.most(), peer.opened()), (3, 2));
+}
+
+#[tokio::test]
+async fn a_spare_that_could_not_be_dialled_is_dialled_again_while_streams_stay_open() {
+    let peer = Narrow::start(2).await;
+    let registry = Registry::of([foreign("users-1", "grpc", peer.addr)]);
+    let channel = registry.channel_with(|config| config.max_connections = 2);
+    let first = begin(&channel, 1);
+    until("the first connection is open", || peer.running() == 1).await;
+    peer.refuse_next();
+    let others = begin(&channel, 3);
+    until("the others are on a spare", || peer.running() == 4).await;
+    assert!(peer.is_welcoming(), "no dial was refused");
+    assert_eq!(peer.opened(), 2);
+    peer.answer(4);
+    end(first).await;
+    end(others).await;
+}
+
+#[tokio::test]
+async fn a_full_spare_that_is_given_up_by_age_is_followed_by_another() {
+    let peer = Narrow::start(2).await;
+    let registry = Registry::of([foreign("users-1", "grpc", peer.addr)]);
+    let channel = registry.channel_with(|config| {
+        config.max_connections = 2;
+        config.max_age = Some(400 * MS);
+        config.connect_timeout = 6 * LIMIT;
+    });
+    let first = begin(&channel, 1);
+    until("the first connection is open", || peer.running() == 1).await;
+    // The first one is old before the spare is, and finds nobody to replace it.
+    time::sleep(150 * MS).await;
+    let others = begin(&channel, 3);
+    until("both are full", || peer.running() == 4).await;
+    peer.stall_next();
+    let waiting = begin(&channel, 2);
+    until("those that waited are on another", || peer.running() == 6).await;
+    assert!(peer.is_welcoming(), "the first connection was not to be replaced");
+    peer.answer(6);
+    for calls in [first, others, waiting] {
+        end(calls).await;
+    }
 }
 
 #[tokio::test]
