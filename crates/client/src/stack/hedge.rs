@@ -86,11 +86,17 @@ impl Call {
 
     /// A place for the hedge on another node than the first attempt's, if the budget has one.
     fn second(&self, first: &Node, hedging: &Hedging) -> Option<Flight> {
-        let is_allowed = choose::has_others(&self.shared, self.kind, &self.failed, first.key())
-            && hedging.take(&self.shared.budget, Instant::now());
+        if !choose::has_others(&self.shared, self.kind, &self.failed, first.key()) {
+            return None;
+        }
         let refuse = slice::from_ref(first.key());
         let wish = Wish { avoid: refuse, refuse, ..self.wish(false) };
-        is_allowed.then(|| choose::choose_now(&self.shared, &wish))?
+        let flight = choose::choose_now(&self.shared, &wish)?;
+        if hedging.take(&self.shared.budget, Instant::now()) {
+            return Some(flight);
+        }
+        flight.finish(Outcome::Neutral, false);
+        None
     }
 
     /// Notes the attempt of two that failed first.

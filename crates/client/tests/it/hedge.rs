@@ -12,10 +12,11 @@ use bytes::Bytes;
 use http::Response;
 use http_body_util::Full;
 use meshwork_client::{CallError, CallErrorKind, Channel, ClientConfig, MethodConfig};
+use tokio::time;
 
 use crate::{
-    peer::Peer,
-    support::{MS, Registry, native, text, until},
+    peer::{Peer, frozen},
+    support::{LIMIT, MS, Registry, native, text, until},
 };
 
 /// Calls that are made so that latencies are known.
@@ -86,6 +87,29 @@ async fn when_one_attempt_fails_the_other_is_waited_for() {
         }
     }
     panic!("no call met both peers");
+}
+
+#[tokio::test]
+async fn a_hedge_that_finds_no_place_costs_no_retry() {
+    let peer = Peer::native("users-1").await;
+    let (silent, _task) = frozen().await;
+    let records = [native("users-1", "http", peer.addr), native("users-2", "http", silent)];
+    let channel = Registry::of(records).channel_with(|config| {
+        config.hedge = true;
+        config.connect_timeout = 6 * LIMIT;
+        (config.retry.budget, config.retry.min_per_second) = (0.0, 1);
+    });
+    for _ in 0..CALLS {
+        text(channel.get("/users")).await.unwrap();
+    }
+    peer.hang(true);
+    let call = tokio::spawn(text(channel.timeout(Duration::from_secs(1)).get("/users")));
+    until("the peer has the call", || peer.running() == 1).await;
+    // Time for a hedge, for which the other node has no connection.
+    time::sleep(200 * MS).await;
+    peer.cut();
+    let error = call.await.unwrap().unwrap_err();
+    assert_eq!(error.attempts()[0].then, "retried", "{error}");
 }
 
 #[tokio::test]
