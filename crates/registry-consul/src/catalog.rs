@@ -2,15 +2,14 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt,
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::Arc,
     time::Duration,
 };
 
-use meshwork_core::{Catalog, Error, ErrorKind, Publisher, ServiceName, Staleness, Task, Watch};
+use meshwork_core::{Error, ErrorKind, ServiceName};
+use meshwork_registry::catalog::{CatalogWriter, SharedCatalog};
 use serde_json::Value;
 use tokio::time::{self, Instant};
-use tokio_util::sync::CancellationToken;
 
 use crate::{
     agent::{Agent, Ask},
@@ -28,68 +27,25 @@ const ATTEMPTED: &str = "listing services";
 
 /// Lists the services of the agent's datacenter: exact names where Meshwork processes registered them,
 /// and whatever other names are names of services for us too.
-pub(crate) struct Services {
-    agent: Arc<Agent>,
-    topic: Mutex<Weak<Topic>>,
+pub(crate) fn services(agent: Arc<Agent>) -> SharedCatalog {
+    SharedCatalog::new("consul catalog", move |writer| follow(Arc::clone(&agent), writer))
 }
 
-struct Topic {
-    publisher: Arc<Publisher<BTreeSet<ServiceName>>>,
-    task: Task,
-}
-
-impl Services {
-    pub(crate) fn new(agent: Arc<Agent>) -> Self {
-        Self { agent, topic: Mutex::default() }
-    }
-}
-
-impl Catalog for Services {
-    fn services(&self) -> Watch<BTreeSet<ServiceName>> {
-        let mut kept = self.topic.lock().unwrap_or_else(PoisonError::into_inner);
-        let topic = kept.upgrade().filter(|topic| !topic.task.is_finished()).unwrap_or_else(|| {
-            let publisher = Arc::new(Publisher::new(Arc::default()));
-            let work = follow(Arc::clone(&self.agent), Arc::clone(&publisher));
-            let task = Task::new("consul catalog", CancellationToken::new(), tokio::spawn(work));
-            let topic = Arc::new(Topic { publisher, task });
-            *kept = Arc::downgrade(&topic);
-            topic
-        });
-        topic.publisher.watch().holding(topic)
-    }
-}
-
-impl fmt::Debug for Services {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Services").finish_non_exhaustive()
-    }
-}
-
-async fn follow(agent: Arc<Agent>, publisher: Arc<Publisher<BTreeSet<ServiceName>>>) {
+async fn follow(agent: Arc<Agent>, writer: CatalogWriter) {
     let (mut cursor, mut pace, mut pause) = (Cursor::default(), Pace::new(Instant::now()), FIRST_PAUSE);
     loop {
         time::sleep_until(pace.next(Instant::now())).await;
         match next(&agent, &mut cursor).await {
             Ok(names) => {
                 pause = FIRST_PAUSE;
-                let latest = publisher.latest();
-                if let Some(names) = names
-                    && !(latest.staleness().is_fresh() && **latest.value() == names)
-                {
-                    publisher.publish(Staleness::Fresh, Arc::new(names), Arc::new([]));
+                if let Some(names) = names {
+                    writer.read(names);
                 }
             }
             Err(error) => {
                 cursor = Cursor::default();
                 let slow = !error.kind().is_transient();
-                let cause = Arc::new(error);
-                publisher.restate(match publisher.latest().staleness() {
-                    Staleness::Pending { .. } => Staleness::Pending { cause: Some(cause) },
-                    Staleness::Stale { since, age, .. } => {
-                        Staleness::Stale { since: *since, age: *age, cause }
-                    }
-                    _ => Staleness::Stale { since: Instant::now(), age: Duration::ZERO, cause },
-                });
+                writer.failed(Arc::new(error));
                 pause = if slow { Duration::from_secs(60) } else { (pause * 2).min(LONGEST_PAUSE) };
                 time::sleep(jitter::around(pause)).await;
             }

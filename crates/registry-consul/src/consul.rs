@@ -7,7 +7,7 @@ use meshwork_registry::{Driven, DriverOptions, Secret};
 
 use crate::{
     agent::Agent,
-    catalog::Services,
+    catalog,
     checks::Check,
     config::{ConsulConfig, Reads},
     hub::Hub,
@@ -193,7 +193,7 @@ impl Backend for Consul {
             description.push_str(&format!(" in {}", config.datacenters.join(", ")));
         }
         let agent = Arc::new(Agent::new(config)?);
-        let services = Services::new(Arc::clone(&agent));
+        let services = catalog::services(Arc::clone(&agent));
         let driven = Driven::new(Hub::new(agent, self.env.clone()), options);
         Ok(Parts::new(description)
             .with_registry(driven.registry())

@@ -178,14 +178,18 @@ pub(crate) fn addresses(endpoints: &[String], default_scheme: &str) -> Result<Ve
 /// The address of a member with its scheme.
 pub(crate) fn address(text: &str, default_scheme: &str) -> Result<String, Error> {
     let full = if text.contains("://") { text.to_owned() } else { format!("{default_scheme}://{text}") };
-    let shown = text.escape_debug();
+    // What stands before an `@` may be a password.
+    let (user, bare) = text.rsplit_once('@').map_or(("", text), |(_, bare)| ("…@", bare));
+    let shown = format!("{user}{}", bare.escape_debug());
     let uri: Uri =
         full.parse().map_err(|e| Error::invalid(format!("etcd endpoint `{shown}`")).with_source(e))?;
     let has_user = uri.authority().is_some_and(|authority| authority.as_str().contains('@'));
+    if has_user {
+        let text = format!("etcd endpoint `{shown}` takes no user: set `user` and `password_file`");
+        return Err(Error::invalid(text));
+    }
     match (uri.scheme_str(), uri.port_u16(), uri.path()) {
-        (Some("http" | "https"), Some(1..), "" | "/") if !has_user => {
-            Ok(full.trim_end_matches('/').to_owned())
-        }
+        (Some("http" | "https"), Some(1..), "" | "/") => Ok(full.trim_end_matches('/').to_owned()),
         _ => Err(Error::invalid(format!(
             "etcd endpoint `{shown}` is not http://host:port or https://host:port"
         ))),
@@ -245,6 +249,13 @@ mod tests {
         let config = read("{}").unwrap();
         assert_eq!(config, EtcdConfig::default());
         config.check().unwrap();
+    }
+
+    #[test]
+    fn a_password_in_an_endpoint_is_not_shown() {
+        let config = read(r#"{"endpoints":"http://root:s3cret@a:1"}"#).unwrap();
+        let said = config.check().unwrap_err().to_string();
+        assert!(!said.contains("s3cret") && said.contains("a:1") && said.contains("`user`"), "{said}");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use meshwork_core::{Backend, Dialect, Error, Native, Parts};
 use meshwork_registry::{Driven, DriverOptions, Secret};
 
 use crate::{
-    catalog::Services,
+    catalog,
     config::{self, EtcdConfig},
     endpoints::Endpoints,
     hub::Hub,
@@ -198,7 +198,7 @@ impl Backend for Etcd {
         options.healing.slow = self.config.denied_retry;
         let description = format!("etcd {} /{prefix}/{}/", self.endpoints.latest().join(","), self.env);
         let hub = Hub::new(self.config.clone(), self.endpoints.clone(), keys)?;
-        let services = Services::new(hub.clone());
+        let services = catalog::services(hub.clone());
         let driven = Driven::new(hub, options);
         Ok(Parts::new(description)
             .with_registry(driven.registry())

@@ -6,6 +6,7 @@
 #![deny(missing_docs)]
 
 mod backoff;
+pub mod catalog;
 mod dice;
 mod driven;
 pub mod dual;
@@ -20,7 +21,6 @@ mod outage;
 mod pilot;
 pub mod reflector;
 pub mod registrar;
-mod roll;
 mod secret;
 mod shield;
 pub mod split;

@@ -76,7 +76,7 @@ impl TargetScheme {
 /// | `consul://h:8500/users?dc=&tag=` | `users` at that agent; also `near`, `ns`, `partition`, `passing`, `protocol`, `reads` |
 /// | `local:///users` | `users` in the registry of this machine |
 /// | `k8s://ns/svc:port` | the Service `svc` of the namespace `ns` |
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Target {
     scheme: TargetScheme,
     authorities: Vec<String>,
@@ -140,9 +140,20 @@ impl FromStr for Target {
 
     fn from_str(text: &str) -> Result<Self, Error> {
         parse(text).map_err(|reason| {
-            let shown: String = text.chars().take(200).collect();
+            // A user before an `@` and parameters behind a `?` may be secrets.
+            let place = text.split('?').next().unwrap_or_default();
+            let (scheme, rest) = place.split_once("://").unwrap_or(("", place));
+            let rest = rest.rsplit_once('@').map_or(rest, |(_, rest)| rest);
+            let full = if scheme.is_empty() { rest.to_owned() } else { format!("{scheme}://{rest}") };
+            let shown: String = full.chars().take(200).collect();
             Error::invalid(format!("target `{}`: {reason}", shown.escape_debug()))
         })
+    }
+}
+
+impl fmt::Debug for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Target({self})")
     }
 }
 
@@ -337,6 +348,18 @@ mod tests {
         assert_eq!(target("local:///users").service().as_str(), "users");
         let k8s = target("k8s://prod/users:8080");
         assert_eq!((k8s.authorities(), k8s.endpoints()[0].port()), (&["prod".to_owned()][..], 8080));
+    }
+
+    #[test]
+    fn no_secret_is_shown_by_an_error_or_by_debug() {
+        for text in ["consul://h:1/users?token=s3cret&wait=5s", "etcd://root:s3cret@h:2379"] {
+            let said = text.parse::<Target>().unwrap_err().to_string();
+            assert!(!said.contains("s3cret") && said.contains("://h:"), "{said}");
+        }
+        for text in ["consul://h:1/users?token=s3cret", "etcd://root:s3cret@h:2379/users"] {
+            let said = format!("{:?}", target(text));
+            assert!(!said.contains("s3cret") && said.contains("users"), "{said}");
+        }
     }
 
     #[test]

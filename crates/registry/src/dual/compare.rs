@@ -156,7 +156,10 @@ impl Comparison {
     fn judge(&mut self, policy: &Policy, now: Instant) -> Said {
         let lasts = |since: Instant| now.saturating_duration_since(since) >= policy.disagreement;
         let since = || self.known.values().map(|(_, since)| *since);
-        self.next = since().filter(|since| !lasts(*since)).min().map(|since| since + policy.disagreement);
+        self.next = since()
+            .filter(|since| !lasts(*since))
+            .min()
+            .and_then(|since| since.checked_add(policy.disagreement));
         let (mut lasting, mut only, mut records, mut total) = (Vec::new(), [0; 2], 0, 0);
         for (id, (difference, since)) in self.known.iter().filter(|(_, (_, since))| lasts(*since)) {
             total += 1;

@@ -26,7 +26,7 @@ use meshwork_core::{Backend, Catalog, Error, Parts};
 use announcing::Writer;
 use finding::Finder;
 
-use crate::roll::{self, Member, Roll};
+use crate::catalog::{self, Member, SharedCatalog};
 
 pub use compare::Told;
 pub use config::{DualConfig, Policy, Read, Side, Start, Write};
@@ -44,7 +44,7 @@ pub use steering::Steering;
 /// - Records that share an address (host and port) are one member: the one whose id a connection has
 ///   confirmed, before that the native one before the foreign one, then the one started last.
 /// - An instance is [`held`](meshwork_core::View::held) when every side that shows it holds it. Each side
-///   has its own guard, and is told all that clients see.
+///   has its own guard, which today believes every removal, and is told all that clients see.
 /// - An instance that both sides show, and one whose record says the same on the other side, is the same
 ///   `Arc` before and after: its node keeps its connection, whatever the sides do.
 ///
@@ -168,7 +168,7 @@ impl Dual {
     }
 
     /// The services of the sides that are read.
-    fn catalog(&self, sides: [Arc<dyn Catalog>; 2], names: &[Arc<str>; 2]) -> Roll {
+    fn catalog(&self, sides: [Arc<dyn Catalog>; 2], names: &[Arc<str>; 2]) -> SharedCatalog {
         let member = |(side, catalog): (Side, Arc<dyn Catalog>)| {
             let steering = self.steering();
             Member {
@@ -179,7 +179,7 @@ impl Dual {
             }
         };
         let members = Side::BOTH.into_iter().zip(sides).map(member).collect();
-        roll::union("catalog of a dual registry", members, self.steering.policies())
+        catalog::union("catalog of a dual registry", members, self.steering.policies())
     }
 
     fn open_side(&self, side: Side) -> Result<Parts, Error> {

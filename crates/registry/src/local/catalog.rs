@@ -12,20 +12,20 @@ use super::{
     look::{Look, look},
     place::{Place, fault},
 };
-use crate::roll::{Clerk, Names};
+use crate::catalog::{CatalogWriter, Names};
 
 /// How often the directories are looked at.
 const APART: Duration = Duration::from_secs(1);
 
 /// Keeps the list of services of the registry's own environment.
-pub(super) async fn follow(clerk: Clerk, config: Arc<LocalConfig>, place: Arc<Place>) {
+pub(super) async fn follow(writer: CatalogWriter, config: Arc<LocalConfig>, place: Arc<Place>) {
     loop {
         let (config, place) = (Arc::clone(&config), Arc::clone(&place));
         let looked = spawn_blocking(move || services(&config, &place)).await;
         let cut = |e| Err(Error::unavailable("listing services of the local registry").with_source(e));
         match looked.unwrap_or_else(cut) {
-            Ok(names) => clerk.read(names),
-            Err(error) => clerk.failed(Arc::new(error)),
+            Ok(names) => writer.read(names),
+            Err(error) => writer.failed(Arc::new(error)),
         }
         time::sleep(APART).await;
     }

@@ -39,7 +39,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use crate::{Driven, DriverOptions, roll::Roll};
+use crate::{Driven, DriverOptions, catalog::SharedCatalog};
 
 use held::{Held, announce};
 use hub::{Hub, Topic};
@@ -178,8 +178,8 @@ impl Backend for Local {
         let whose = if self.config.shared { ", shared between users" } else { "" };
         let description = format!("local directory {}{whose}{how}", self.place.root().display());
         let (config, place) = (Arc::clone(&self.config), Arc::clone(&self.place));
-        let services = Roll::new("local catalog", move |clerk| {
-            catalog::follow(clerk, Arc::clone(&config), Arc::clone(&place))
+        let services = SharedCatalog::new("local catalog", move |writer| {
+            catalog::follow(writer, Arc::clone(&config), Arc::clone(&place))
         });
         let parts =
             Parts::new(description).with_registry(driven.registry()).with_discovery(driven.discovery());

@@ -6,13 +6,13 @@ use meshwork_core::Error;
 use tokio::time;
 
 use super::{SILENCE, store::Store};
-use crate::roll::{Clerk, Names};
+use crate::catalog::{CatalogWriter, Names};
 
 /// Keeps the list of services that have an instance.
-pub(super) async fn follow(clerk: Clerk, store: Arc<Store>) {
+pub(super) async fn follow(writer: CatalogWriter, store: Arc<Store>) {
     let mut ticks = store.ticks();
     let fail = |why: &'static str| {
-        clerk.failed(Arc::new(Error::unavailable("listing services").with_source(why)));
+        writer.failed(Arc::new(Error::unavailable("listing services").with_source(why)));
     };
     loop {
         ticks.borrow_and_update();
@@ -26,7 +26,7 @@ pub(super) async fn follow(clerk: Clerk, store: Arc<Store>) {
             fail("the memory registry fails by order");
         } else {
             time::sleep(faults.lag).await;
-            clerk.read(if faults.empty { Names::new() } else { store.services() });
+            writer.read(if faults.empty { Names::new() } else { store.services() });
         }
         // The store lives as long as this list: its ticks never end.
         drop(ticks.changed().await);

@@ -17,7 +17,7 @@ use std::{
 use meshwork_core::{Backend, Drive, Error, Instance, InstanceId, Parts, ServiceName};
 use serde::Deserialize;
 
-use crate::{Driven, DriverOptions, roll::Roll};
+use crate::{Driven, DriverOptions, catalog::SharedCatalog};
 use store::Store;
 
 pub use announcer::MemoryLease;
@@ -158,7 +158,8 @@ impl Backend for Memory {
         let driven = self.driven();
         let parts = Parts::new(format!("memory {} of this process", self.number));
         let store = Arc::clone(&self.store);
-        let services = Roll::new("memory catalog", move |clerk| catalog::follow(clerk, Arc::clone(&store)));
+        let services =
+            SharedCatalog::new("memory catalog", move |writer| catalog::follow(writer, Arc::clone(&store)));
         let parts = parts.with_registry(driven.registry()).with_discovery(driven.discovery());
         Ok(parts.with_catalog(Arc::new(services)))
     }

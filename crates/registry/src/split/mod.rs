@@ -15,7 +15,7 @@ use tokio::sync::watch;
 
 use routes::Routes;
 
-use crate::roll::{self, Member, Roll};
+use crate::catalog::{self, Member, SharedCatalog};
 
 pub use config::SplitConfig;
 
@@ -120,7 +120,7 @@ impl fmt::Debug for Split {
 
 impl Opened {
     /// The services of all registries, each from the one its name leads to; none when one cannot list its own.
-    fn catalog(self: &Arc<Self>) -> Option<Roll> {
+    fn catalog(self: &Arc<Self>) -> Option<SharedCatalog> {
         let member = |(pattern, parts): (String, &Parts)| {
             let (opened, route) = (Arc::clone(self), pattern.clone());
             Some(Member {
@@ -132,7 +132,7 @@ impl Opened {
         };
         let members = self.0.iter().map(member).collect::<Option<Vec<_>>>()?;
         let (_never, turns) = watch::channel(());
-        Some(roll::union("catalog of a split registry", members, turns))
+        Some(catalog::union("catalog of a split registry", members, turns))
     }
 }
 

@@ -237,6 +237,18 @@ async fn the_fallback_adds_and_swaps_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_disagreement_may_be_reported_never() {
+    let rig = Rig::with(|dual| dual.report_after(Duration::MAX));
+    rig.primary.put(instance("a", 81));
+    let watch = rig.watch();
+    shows(&watch, &["a"]).await;
+    sleep(Duration::from_secs(3600)).await;
+    rig.primary.put(instance("b", 82));
+    assert!(shows(&watch, &["a", "b"]).await.staleness().is_fresh());
+    assert_eq!(rig.dual.stats().disagreeing.get(), 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_lasting_disagreement_is_reported_with_its_side() {
     let rig = Rig::with(|dual| dual.report_after(Duration::from_secs(5)));
     for side in [&rig.primary, &rig.secondary] {

@@ -13,7 +13,7 @@ use std::{sync::Arc, time::Duration};
 
 use meshwork_core::{
     Backend, Discovery, Instance, InstanceId, Origin, Parts, Query, Registration, RegistrationState,
-    Registry, ServiceName, Snapshot, Watch,
+    Registry, ServiceName, Snapshot, Timestamp, Watch,
 };
 use meshwork_registry::{Dual, Memory};
 use tokio::time::{sleep, timeout};
@@ -29,9 +29,10 @@ fn users() -> ServiceName {
     service("users")
 }
 
-/// An instance of `users` at a port of its own.
+/// An instance of `users` at a port of its own; made twice it is the same process.
 fn instance(id: &str, port: u16) -> Instance {
     let mut instance = Instance::with_id(users(), InstanceId::new(id).unwrap());
+    instance.start_time = Some(Timestamp::from_millis(1_000));
     instance.endpoints.push(format!("http://127.0.0.1:{port}").parse().unwrap());
     instance
 }

@@ -1,4 +1,6 @@
 //! Lists of services: one task while anybody watches, and the union of several lists.
+//!
+//! A backend that can list its services gives [`SharedCatalog::new`] the work that keeps the list.
 
 use std::{
     collections::BTreeSet,
@@ -17,18 +19,18 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 /// The names of services.
-pub(crate) type Names = BTreeSet<ServiceName>;
+pub type Names = BTreeSet<ServiceName>;
 
 /// A list that has neither answered nor failed is waited for this long before a union without it is shown.
 const PATIENCE: Duration = Duration::from_millis(500);
 
 type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// Keeps a list while anybody watches it.
-pub(crate) struct Roll {
+/// Keeps a list while anybody watches it: all watches share one task, which ends with the last of them.
+pub struct SharedCatalog {
     name: &'static str,
     topic: Mutex<Weak<Topic>>,
-    work: Box<dyn Fn(Clerk) -> Work + Send + Sync>,
+    work: Box<dyn Fn(CatalogWriter) -> Work + Send + Sync>,
 }
 
 struct Topic {
@@ -36,25 +38,25 @@ struct Topic {
     task: Task,
 }
 
-/// Writes a list down.
-pub(crate) struct Clerk(Arc<Publisher<Names>>);
+/// Writes a list down. When it is dropped the list is stale, or still pending: nobody keeps it any more.
+pub struct CatalogWriter(Arc<Publisher<Names>>);
 
-impl Roll {
-    /// A list that `work` keeps; `name` is its task's.
-    pub(crate) fn new<F>(name: &'static str, work: impl Fn(Clerk) -> F + Send + Sync + 'static) -> Self
+impl SharedCatalog {
+    /// A list that `work` keeps, which never returns; `name` is its task's.
+    pub fn new<F>(name: &'static str, work: impl Fn(CatalogWriter) -> F + Send + Sync + 'static) -> Self
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        Self { name, topic: Mutex::default(), work: Box::new(move |clerk| Box::pin(work(clerk))) }
+        Self { name, topic: Mutex::default(), work: Box::new(move |writer| Box::pin(work(writer))) }
     }
 }
 
-impl Catalog for Roll {
+impl Catalog for SharedCatalog {
     fn services(&self) -> Watch<Names> {
         let mut kept = self.topic.lock().unwrap_or_else(PoisonError::into_inner);
         let topic = kept.upgrade().filter(|topic| !topic.task.is_finished()).unwrap_or_else(|| {
             let publisher = Arc::new(Publisher::new(Arc::default()));
-            let work = (self.work)(Clerk(Arc::clone(&publisher)));
+            let work = (self.work)(CatalogWriter(Arc::clone(&publisher)));
             let task = Task::new(self.name, CancellationToken::new(), tokio::spawn(work));
             let topic = Arc::new(Topic { publisher, task });
             *kept = Arc::downgrade(&topic);
@@ -64,16 +66,16 @@ impl Catalog for Roll {
     }
 }
 
-// === impl Clerk ===
+// === impl CatalogWriter ===
 
-impl Clerk {
+impl CatalogWriter {
     /// The services are these.
-    pub(crate) fn read(&self, names: Names) {
+    pub fn read(&self, names: Names) {
         self.say(Staleness::Fresh, names);
     }
 
     /// They cannot be read; what was read last stands.
-    pub(crate) fn failed(&self, cause: Arc<Error>) {
+    pub fn failed(&self, cause: Arc<Error>) {
         let latest = self.0.latest();
         let staleness = match latest.staleness() {
             Staleness::Pending { .. } => Staleness::Pending { cause: Some(cause) },
@@ -95,7 +97,7 @@ impl Clerk {
     }
 }
 
-impl Drop for Clerk {
+impl Drop for CatalogWriter {
     fn drop(&mut self) {
         // Its runtime ended, or nobody watches any more.
         self.failed(Arc::new(Error::unavailable("runtime that listed services ended")));
@@ -121,12 +123,12 @@ pub(crate) fn union<T: Send + Sync + 'static>(
     name: &'static str,
     members: Vec<Member>,
     turns: watch::Receiver<T>,
-) -> Roll {
+) -> SharedCatalog {
     let members: Arc<[Member]> = members.into();
-    Roll::new(name, move |clerk| follow(clerk, Arc::clone(&members), turns.clone()))
+    SharedCatalog::new(name, move |writer| follow(writer, Arc::clone(&members), turns.clone()))
 }
 
-async fn follow<T>(clerk: Clerk, members: Arc<[Member]>, mut turns: watch::Receiver<T>) {
+async fn follow<T>(writer: CatalogWriter, members: Arc<[Member]>, mut turns: watch::Receiver<T>) {
     let mut watches: Vec<_> = members.iter().map(|member| member.catalog.services()).collect();
     let mut views: Vec<_> = watches.iter().map(Watch::latest).collect();
     let patience = Instant::now() + PATIENCE;
@@ -134,7 +136,7 @@ async fn follow<T>(clerk: Clerk, members: Arc<[Member]>, mut turns: watch::Recei
         let is_silent = |view: &View<Names>| matches!(view.staleness(), Staleness::Pending { cause: None });
         let waits = views.iter().any(is_silent) && Instant::now() < patience;
         if !waits {
-            tell(&clerk, &members, &views);
+            tell(&writer, &members, &views);
         }
         let changed = watches.iter_mut().map(|watch| Box::pin(watch.changed()));
         tokio::select! {
@@ -151,7 +153,7 @@ async fn turn<T>(turns: &mut watch::Receiver<T>) {
     }
 }
 
-fn tell(clerk: &Clerk, members: &[Member], views: &[View<Names>]) {
+fn tell(writer: &CatalogWriter, members: &[Member], views: &[View<Names>]) {
     let counting: Vec<_> = members.iter().zip(views).filter(|(member, _)| (member.counts)()).collect();
     let known = counting.iter().filter_map(|(member, view)| Some((member, view.known()?)));
     let known: Vec<_> = known.collect();
@@ -159,17 +161,17 @@ fn tell(clerk: &Clerk, members: &[Member], views: &[View<Names>]) {
         known.iter().flat_map(|(member, names)| names.iter().filter(|name| (member.lists)(name)).cloned());
     let names: Names = names.collect();
     let failing = counting.iter().find(|(_, view)| !view.staleness().is_fresh());
-    let Some((member, view)) = failing else { return clerk.read(names) };
+    let Some((member, view)) = failing else { return writer.read(names) };
     let silent = || Arc::new(Error::unavailable("no answer yet"));
     let cause = view.staleness().cause().cloned().unwrap_or_else(silent);
     let kind = cause.kind();
     let cause = Arc::new(Error::new(kind, format!("listing services of {}", member.name)).with_source(cause));
     if known.is_empty() {
-        return clerk.failed(cause);
+        return writer.failed(cause);
     }
-    let since = match clerk.0.latest().staleness() {
+    let since = match writer.0.latest().staleness() {
         Staleness::Stale { since, .. } => *since,
         _ => Instant::now(),
     };
-    clerk.say(Staleness::Stale { since, age: Duration::ZERO, cause }, names);
+    writer.say(Staleness::Stale { since, age: Duration::ZERO, cause }, names);
 }
