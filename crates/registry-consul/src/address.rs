@@ -20,10 +20,12 @@ impl Address {
     /// # Errors
     /// `Invalid` when it is none.
     pub(crate) fn parse(text: &str) -> Result<Self, Error> {
+        // What stands before an `@` may be a password.
+        let (user, bare) = text.rsplit_once('@').map_or(("", text), |(_, bare)| ("…@", bare));
         let fail = || {
             Error::invalid(format!(
-                "consul `address` = `{}` is not http(s)://host:port or unix:///path",
-                text.escape_debug()
+                "consul `address` = `{user}{}` is not http(s)://host:port or unix:///path",
+                bare.escape_debug()
             ))
         };
         if let Some(path) = text.strip_prefix("unix://") {
@@ -104,5 +106,11 @@ mod tests {
         ] {
             assert!(Address::parse(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn a_password_in_an_address_is_not_shown() {
+        let said = Address::parse("http://root:s3cret@consul:8500").unwrap_err().to_string();
+        assert!(!said.contains("s3cret") && said.contains("consul:8500"), "{said}");
     }
 }

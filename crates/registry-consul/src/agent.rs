@@ -12,7 +12,7 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, Method, Request, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use meshwork_core::{Error, ErrorKind};
@@ -302,7 +302,10 @@ impl Agent {
         }
         let mut request = Request::builder().method(&ask.method).uri(uri);
         if let Some(token) = self.tokens.current().await? {
-            request = request.header(TOKEN, token.reveal());
+            let mut token = HeaderValue::from_str(token.reveal())
+                .map_err(|e| Error::invalid("the ACL token is no text of a header").with_source(e))?;
+            token.set_sensitive(true);
+            request = request.header(TOKEN, token);
         }
         if ask.body.is_some() {
             request = request.header(http::header::CONTENT_TYPE, "application/json");

@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 use crate::{address::Address, checks::Check, names::Names, texts};
 
 const DEFAULT_ADDRESS: &str = "http://127.0.0.1:8500";
+/// With what is asked beside them, the 200 connections that Consul takes from one client.
+const MOST_QUERIES: usize = 160;
 /// Consul's own rule.
 const MIN_DEREGISTER: Duration = Duration::from_secs(60);
 
@@ -86,7 +88,7 @@ pub struct ConsulConfig {
     pub request_timeout: Duration,
     /// How many blocking queries are open at once over HTTP/1, one connection each; further services take
     /// turns. Consul itself allows 200 connections per client. With TLS it is HTTP/2, and hundreds share
-    /// one connection. Default: 150.
+    /// one connection. 1 to 160. Default: 150.
     pub max_queries: usize,
 }
 
@@ -184,8 +186,10 @@ impl ConsulConfig {
         within("wait", self.wait, seconds(1), seconds(600))?;
         within("request_timeout", self.request_timeout, Duration::from_millis(100), seconds(60))?;
         within("max_stale", self.max_stale, Duration::ZERO, seconds(600))?;
-        if self.max_queries == 0 {
-            return Err(Error::invalid("consul `max_queries` = 0: nothing could be found"));
+        if !(1..=MOST_QUERIES).contains(&self.max_queries) {
+            let text =
+                format!("consul `max_queries` = {} is not between 1 and {MOST_QUERIES}", self.max_queries);
+            return Err(Error::invalid(text));
         }
         self.client_tls()?;
         if let Some(wan) = &self.wan_address {
@@ -246,6 +250,7 @@ mod tests {
             (r#"{"deregister_after":"10s"}"#, "deregister_after"),
             (r#"{"wait":"10ms"}"#, "wait"),
             (r#"{"max_queries":0}"#, "max_queries"),
+            (r#"{"max_queries":161}"#, "max_queries"),
             (r#"{"tls":{"cert_file":"x"}}"#, "key_file"),
             (r#"{"wan_address":"a b"}"#, "wan_address"),
             (r#"{"checks":[]}"#, "checks"),
