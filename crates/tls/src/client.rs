@@ -31,14 +31,15 @@ impl ClientTls {
         let name = config.server_name.map(ServerName::try_from).transpose();
         let server_name =
             name.map_err(|error| Error::invalid(format!("`server_name` of {place}")).with_source(error))?;
+        let platform = config.platform_roots || config.ca_file.is_none();
         let named =
             [("ca_file", config.ca_file), ("cert_file", config.cert_file), ("key_file", config.key_file)]
                 .into_iter()
                 .filter_map(|(key, path)| Some((key, path?)))
                 .collect();
-        let (platform, at) = (config.platform_roots, Box::<str>::from(place));
-        let make = move |contents: &Contents| client(contents, platform, &at);
-        Ok(Self { server_name, rotating: Rotating::new(place, named, make) })
+        let at = Box::<str>::from(place);
+        let make = move |contents: &Contents| client(contents, &at);
+        Ok(Self { server_name, rotating: Rotating::new(place, named, platform, make) })
     }
 
     /// What the files say now, or said when they could be used last.
@@ -75,11 +76,11 @@ impl fmt::Debug for ClientTls {
     }
 }
 
-fn client(contents: &Contents, platform: bool, place: &str) -> Result<ClientConfig, Error> {
+fn client(contents: &Contents, place: &str) -> Result<ClientConfig, Error> {
     let builder = ClientConfig::builder_with_provider(ring::default_provider().into())
         .with_safe_default_protocol_versions()
         .map_err(|error| Error::invalid(format!("TLS versions of {place}")).with_source(error))?
-        .with_root_certificates(roots(contents, platform, place)?);
+        .with_root_certificates(roots(contents, place)?);
     match pem::pair(contents, place)? {
         None => Ok(builder.with_no_client_auth()),
         Some(Pair { chain, key, file }) => builder
@@ -88,16 +89,13 @@ fn client(contents: &Contents, platform: bool, place: &str) -> Result<ClientConf
     }
 }
 
-fn roots(contents: &Contents, platform: bool, place: &str) -> Result<RootCertStore, Error> {
+fn roots(contents: &Contents, place: &str) -> Result<RootCertStore, Error> {
     let mut roots = RootCertStore::empty();
-    let ca = contents.of(place, "ca_file")?;
-    if let Some(file) = &ca {
-        pem::trust(&mut roots, file)?;
+    if let Some(file) = contents.of(place, "ca_file")? {
+        pem::trust(&mut roots, &file)?;
     }
-    if platform || ca.is_none() {
-        // What of the machine's set cannot be read or used is none of the server's signers.
-        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    }
+    // What of the machine's set cannot be used is none of the server's signers.
+    roots.add_parsable_certificates(contents.platform.iter().cloned());
     if roots.is_empty() {
         return Err(Error::invalid(format!("this machine trusts no certificates: set `ca_file` of {place}")));
     }

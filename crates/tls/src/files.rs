@@ -7,6 +7,7 @@ use std::{
 };
 
 use meshwork_core::Error;
+use rustls::pki_types::CertificateDer;
 use tokio::task;
 
 /// The most that is read of one file.
@@ -16,8 +17,12 @@ const LARGEST: u64 = 1024 * 1024;
 pub(crate) type Named = Vec<(&'static str, PathBuf)>;
 
 /// What the files hold. What cannot be read is a content too: it is judged like the rest.
-#[derive(PartialEq, Eq)]
-pub(crate) struct Contents(Vec<Held>);
+#[derive(Default, PartialEq, Eq)]
+pub(crate) struct Contents {
+    held: Vec<Held>,
+    /// The certificates that the machine trusts, where they are wanted. What of them cannot be read is none.
+    pub(crate) platform: Vec<CertificateDer<'static>>,
+}
 
 /// Key, path, and what the file holds or why it cannot be read.
 type Held = (&'static str, PathBuf, Result<Vec<u8>, io::ErrorKind>);
@@ -27,16 +32,18 @@ impl Contents {
     ///
     /// # Cancel safety
     /// May be dropped; the reading ends by itself.
-    pub(crate) async fn read(named: Named) -> Self {
+    pub(crate) async fn read(named: Named, platform: bool) -> Self {
         let all = move || {
             let one = |(key, path): (_, PathBuf)| {
                 let held = read(&path);
                 (key, path, held)
             };
-            named.into_iter().map(one).collect()
+            let trusted = || rustls_native_certs::load_native_certs().certs;
+            let platform = if platform { trusted() } else { Vec::new() };
+            Self { held: named.into_iter().map(one).collect(), platform }
         };
         // Cancelled only when the runtime ends.
-        Self(task::spawn_blocking(all).await.unwrap_or_default())
+        task::spawn_blocking(all).await.unwrap_or_default()
     }
 
     /// What the file of a key holds; nothing when the configuration names none.
@@ -44,7 +51,7 @@ impl Contents {
     /// # Errors
     /// `Invalid`, naming key and file, when it cannot be read.
     pub(crate) fn of(&self, place: &str, key: &str) -> Result<Option<File<'_>>, Error> {
-        let Some((key, path, held)) = self.0.iter().find(|(name, ..)| *name == key) else {
+        let Some((key, path, held)) = self.held.iter().find(|(name, ..)| *name == key) else {
             return Ok(None);
         };
         match held {

@@ -21,6 +21,8 @@ type Make<T> = Box<dyn Fn(&Contents) -> Result<T, Error> + Send + Sync>;
 pub(crate) struct Rotating<T> {
     place: Box<str>,
     named: Named,
+    /// Whether the machine's certificates are wanted.
+    platform: bool,
     make: Make<T>,
     state: Mutex<State<T>>,
 }
@@ -39,10 +41,11 @@ impl<T> Rotating<T> {
     pub(crate) fn new(
         place: &str,
         named: Named,
+        platform: bool,
         make: impl Fn(&Contents) -> Result<T, Error> + Send + Sync + 'static,
     ) -> Self {
         let state = Mutex::new(State { looked: None, judged: None, good: None, warned: false });
-        Self { place: place.into(), named, make: Box::new(make), state }
+        Self { place: place.into(), named, platform, make: Box::new(make), state }
     }
 
     fn state(&self) -> MutexGuard<'_, State<T>> {
@@ -65,7 +68,7 @@ impl<T> Rotating<T> {
                 return Ok(Arc::clone(good));
             }
         }
-        let read = Contents::read(self.named.clone()).await;
+        let read = Contents::read(self.named.clone(), self.platform).await;
         self.judge(now, read)
     }
 

@@ -38,7 +38,7 @@ impl ServerTls {
             server.alpn_protocols.clone_from(&alpn);
             Ok(server)
         };
-        Ok(Self(Rotating::new(place, named, make)))
+        Ok(Self(Rotating::new(place, named, false, make)))
     }
 
     /// What the files say now, or said when they could be used last. Connections that stand keep what they
