@@ -56,7 +56,7 @@ pub use meshwork_core::{
     BoxError, Build, Context, Endpoint, Error, ErrorChain, ErrorKind, Instance, InstanceId, Phase, Priority,
     RegistrationState, ServiceName, Staleness, View, Watch, build_info,
 };
-pub use meshwork_registry::{Dual, DualStats, Fixed, Local, Memory, Split};
+pub use meshwork_registry::{Dual, DualStats, Fixed, Local, Memory, Split, dual};
 #[cfg(feature = "consul")]
 pub use meshwork_registry_consul::Consul;
 #[cfg(feature = "etcd")]

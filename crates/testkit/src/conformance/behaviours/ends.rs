@@ -14,8 +14,8 @@ group! { "ends":
     Calm opening_does_nothing = "Backend::open: without any I/O, outside a runtime too",
     Calm a_runtime_that_ends_takes_its_registrations_with_it = "Registration: else the claim's time to live ends it",
     Calm a_view_whose_runtime_ended_says_so = "dubbo-go#3615: a frozen view is indistinguishable from a quiet cluster",
-    Calm a_backend_outlives_a_runtime = "design §4: the end of one runtime leaves no dead topic behind",
-    Calm watches_that_come_and_go_leave_no_connection = "design §4: topics are held weakly",
+    Calm a_backend_outlives_a_runtime = "the end of one runtime leaves no dead topic behind",
+    Calm watches_that_come_and_go_leave_no_connection = "topics are held weakly",
     Calm a_dropped_registration_leaves_no_connection = "Drive: runs while any subscription or claim lives",
 }
 

@@ -12,12 +12,12 @@ use crate::conformance::{
 };
 
 group! { "hostile records":
-    Calm a_malformed_neighbour_hurts_only_itself = "facts.md: one undecodable value left a kratos consumer without addresses",
+    Calm a_malformed_neighbour_hurts_only_itself = "one undecodable value left a consumer of another framework without addresses",
     Calm a_malformed_neighbour_that_comes_later_hurts_only_itself = "apisix!13717: watch path and re-list path judge alike",
     Calm a_malformed_record_is_counted_once = "apisix#13931: `invalid_records{reason}` = 1, neighbours untouched",
     Calm an_overwritten_record_keeps_its_last_good_one = "apisix!13717: the last good record of that instance stands",
-    Calm a_record_written_by_hand_is_found_and_goes_when_deleted = "design §5: a reader takes what is well formed",
-    Calm an_instance_of_other_software_is_found_as_foreign = "issue: plain services registered by others are usable",
+    Calm a_record_written_by_hand_is_found_and_goes_when_deleted = "a reader takes what is well formed, whoever wrote it",
+    Calm an_instance_of_other_software_is_found_as_foreign = "plain services registered by others are usable",
 }
 
 /// Plants what this rig can; says how many.

@@ -11,8 +11,8 @@ use crate::conformance::{
 };
 
 group! { "ids":
-    Calm two_processes_with_one_id_end_with_two = "design §7, own record: a cloned VM is a conflict, then a new id",
-    Calm the_record_of_another_process_under_our_id_is_left_to_it = "design §7, own record: end every lease noted, then a new id",
+    Calm two_processes_with_one_id_end_with_two = "a cloned machine is a conflict, then a new id",
+    Calm the_record_of_another_process_under_our_id_is_left_to_it = "every claim noted ends, then comes a new id",
     Calm an_id_is_kept_through_updates = "Registration::id: it changes only after a conflict",
 }
 

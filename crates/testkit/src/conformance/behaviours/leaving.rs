@@ -11,15 +11,15 @@ use crate::conformance::{
 };
 
 group! { "leaving":
-    Calm who_leaves_is_gone_for_everybody_and_stays_gone = "design §7: what is released never comes back",
+    Calm who_leaves_is_gone_for_everybody_and_stays_gone = "what is released never comes back",
     Calm leaving_is_marked_before_it_is_gone = "nacos#10209: an explicit deregister counts as intended",
     Calm a_silent_departure_bears_no_mark = "Departure::Silent: the process lives on elsewhere",
-    Calm the_status_leaving_is_never_taken_back = "design §5: `leaving` is final for an id",
+    Calm the_status_leaving_is_never_taken_back = "`leaving` is final for an id",
     Calm dropping_a_registration_leaves = "Registration: drop leaves, unconfirmed",
     Calm who_leaves_before_he_is_live_was_never_there = "Announcer::claim: what is noted is enough to release all",
-    Calm an_update_just_before_leaving_brings_nobody_back = "design §7: a put that comes late finds no claim",
+    Calm an_update_just_before_leaving_brings_nobody_back = "a put that comes late finds no claim",
     Calm a_dropped_departure_goes_on = "Registration::deregister: cancel safety",
-    Calm one_that_leaves_leaves_its_neighbours = "facts.md: prefix neighbours",
+    Calm one_that_leaves_leaves_its_neighbours = "prefix neighbours",
     Calm who_left_may_come_again_under_a_new_id = "core: an id is new for each process",
     Alone leaving_is_quick = "consul#8605, kratos#1584: exit is not delayed",
 }

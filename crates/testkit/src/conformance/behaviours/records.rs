@@ -9,10 +9,10 @@ use crate::conformance::{
 };
 
 group! { "records":
-    Calm every_field_is_seen_as_it_was_written = "design §5: the instance record",
+    Calm every_field_is_seen_as_it_was_written = "the instance record",
     Calm weight_0_is_not_lost = "kitex#1393, registry-etcd!40: weight 0 was replaced by the default",
     Calm weight_65535_is_not_cut = "core: weights are 0 to 65535",
-    Calm sixty_four_labels_are_seen_whole = "design §5: at most 64 labels",
+    Calm sixty_four_labels_are_seen_whole = "a record has at most 64 labels",
     Calm labels_of_any_text_are_seen_as_written = "core: labels are free pairs",
     Calm an_ipv6_endpoint_is_seen_as_written = "go-micro#104: addresses of every kind",
     Calm eight_endpoints_keep_their_order = "nitro-plugins#540: one instance, several endpoints",

@@ -12,7 +12,7 @@ use crate::conformance::{
 group! { "sharing":
     Alone two_hundred_services_of_one_process_share_connections = "etcd#11886, go-micro#2821: one connection per process, however many services",
     Alone an_idle_process_is_quiet = "consul#1244: busy loops; go-zero#3364: 100 % CPU",
-    Calm subscriptions_end_with_their_last_watch = "design §4: one subscription per query, which ends",
+    Calm subscriptions_end_with_their_last_watch = "one subscription per query, which ends",
 }
 
 async fn two_hundred_services_of_one_process_share_connections(bench: Bench) -> Proof {

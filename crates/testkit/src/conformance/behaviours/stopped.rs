@@ -13,13 +13,13 @@ use crate::conformance::{
 
 group! { "server stopped and started":
     OneLost one_lost_server_of_many_costs_nothing = "etcd#15922: leader change is not loss",
-    Stopped the_view_stands_says_so_and_is_fresh_again = "etcd#7247; design §7: last good set for ever",
+    Stopped the_view_stands_says_so_and_is_fresh_again = "etcd#7247: the last good set stands for ever",
     Stopped a_registration_is_lost_says_why_and_is_live_again = "kratos#3883, gf#3167: not found again until restart",
     Stopped there_are_no_duplicates_after_the_return = "nacos#15857: what an outage leaves behind",
     Stopped only_the_newest_update_of_an_outage_appears = "nacos-sdk-go#249: after reconnect the OLD instance was registered",
     Stopped leaving_meanwhile_ends_in_time_and_for_good = "consul#8605, nacos#7219: blocks for ever; stays for ever",
     Stopped dropping_meanwhile_leaves_nothing = "Registration: drop leaves, or the time to live does",
-    Stopped a_start_meanwhile_waits_and_is_live_after = "design §4: start never fails; a dead registry is a state",
+    Stopped a_start_meanwhile_waits_and_is_live_after = "a start never fails: a dead registry is a state",
     Stopped a_view_that_begins_meanwhile_is_pending_not_empty = "Watch: empty is not unknown",
     Stopped a_process_that_is_opened_meanwhile_waits_too = "dubbo-go#3615: recovers by itself",
     Stopped a_spoiled_record_keeps_its_last_good_one_when_all_is_read_again = "apisix!13717: it vanished at an unrelated full reload",

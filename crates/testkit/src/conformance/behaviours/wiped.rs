@@ -12,7 +12,7 @@ use crate::conformance::{
 
 group! { "server wiped":
     Wiped all_registrations_are_back_in_time = "rpcx#420, nitro-plugins#127: I must restart each service one by one",
-    Wiped updates_are_seen_after_it = "facts.md: a wiped store accepts a watch from the future in silence",
+    Wiped updates_are_seen_after_it = "a wiped store accepts a watch from the future in silence",
     Wiped nobody_is_left_who_is_not_there = "nacos#7219: ghosts after a full restart",
     Wiped leaving_after_it_is_clean = "rpcx#420: the dead lease was used for ever",
     Wiped an_update_during_it_is_not_lost = "nacos-sdk-go#249: the current record is the only source",
