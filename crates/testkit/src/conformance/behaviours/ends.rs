@@ -1,6 +1,6 @@
 //! Ends of runtimes and processes: each test, and some applications, have several.
 
-use std::thread;
+use std::{collections::BTreeSet, thread};
 
 use meshwork_core::{Backend, Registration, ServiceName, Watch};
 use tokio::{runtime, sync::oneshot};
@@ -14,6 +14,7 @@ group! { "ends":
     Calm opening_does_nothing = "Backend::open: without any I/O, outside a runtime too",
     Calm a_runtime_that_ends_takes_its_registrations_with_it = "Registration: else the claim's time to live ends it",
     Calm a_view_whose_runtime_ended_says_so = "dubbo-go#3615: a frozen view is indistinguishable from a quiet cluster",
+    Calm a_catalog_whose_runtime_ended_says_so = "Catalog: a list that nobody keeps is not fresh",
     Calm a_backend_outlives_a_runtime = "the end of one runtime leaves no dead topic behind",
     Calm watches_that_come_and_go_leave_no_connection = "topics are held weakly",
     Calm a_dropped_registration_leaves_no_connection = "Drive: runs while any subscription or claim lives",
@@ -24,6 +25,8 @@ struct Left {
     process: Process,
     registration: Option<Registration>,
     watch: Watch,
+    /// Where it has a catalog.
+    services: Option<Watch<BTreeSet<ServiceName>>>,
 }
 
 /// Opens the backend on a runtime of its own, announces and watches there, and ends the runtime in the middle of it.
@@ -49,7 +52,11 @@ async fn in_a_runtime_that_ends(
             }
             let watch = process.watch(&service)?;
             until(&watch, LONG, "it is fresh", |view| view.staleness().is_fresh()).await?;
-            Ok(Left { process, registration, watch })
+            let services = process.catalog.as_ref().map(|catalog| catalog.services());
+            if let Some(services) = &services {
+                eventually(LONG, "the catalog is fresh", || services.latest().staleness().is_fresh()).await?;
+            }
+            Ok(Left { process, registration, watch, services })
         });
         // Not in the background: what ends here has ended when the other side goes on.
         drop(own);
@@ -91,6 +98,20 @@ async fn a_view_whose_runtime_ended_says_so(bench: Bench) -> Proof {
         .await?;
     let view = left.watch.latest();
     ensure!(view.staleness().cause().is_some() && !view.value().is_empty(), "the view is {}", shown(&view));
+    Ok(())
+}
+
+async fn a_catalog_whose_runtime_ended_says_so(bench: Bench) -> Proof {
+    // A closed list is the truth whoever reads it.
+    bench.is_open()?;
+    let crowd = bench.crowd(1).await?;
+    let left = in_a_runtime_that_ends(&bench, bench.backend(), &crowd.service).await?;
+    let services = left.services.ok_or_else(|| Flaw::Skipped("it has no catalog".into()))?;
+    let what = "the catalog says that nobody keeps it";
+    eventually(LONG, what, || !services.latest().staleness().is_fresh()).await?;
+    let view = services.latest();
+    ensure!(view.staleness().cause().is_some(), "the catalog says no cause");
+    ensure!(view.value().contains(&crowd.service), "the catalog forgot what it knew");
     Ok(())
 }
 
