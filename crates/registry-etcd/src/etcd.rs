@@ -193,8 +193,6 @@ impl Backend for Etcd {
         let ttl = Duration::from_secs(self.config.ttl_seconds().unsigned_abs());
         let mut options = DriverOptions::default().with_ttl(ttl);
         options.request_timeout = self.config.request_timeout;
-        // Leases live only while there is a link: it must be tried more often than they end.
-        options.healing.cap = (ttl / 4).min(options.healing.cap);
         options.healing.slow = self.config.denied_retry;
         let description = format!("etcd {} /{prefix}/{}/", self.endpoints.latest().join(","), self.env);
         let hub = Hub::new(self.config.clone(), self.endpoints.clone(), keys)?;
