@@ -193,6 +193,8 @@ impl Backend for Etcd {
         let ttl = Duration::from_secs(self.config.ttl_seconds().unsigned_abs());
         let mut options = DriverOptions::default().with_ttl(ttl);
         options.request_timeout = self.config.request_timeout;
+        // Views come back as soon as claims do: all wait for the same connection.
+        options.healing.cap = (ttl / 4).min(options.healing.cap);
         options.healing.slow = self.config.denied_retry;
         let description = format!("etcd {} /{prefix}/{}/", self.endpoints.latest().join(","), self.env);
         let hub = Hub::new(self.config.clone(), self.endpoints.clone(), keys)?;

@@ -59,13 +59,10 @@ impl Default for DriverOptions {
 }
 
 impl DriverOptions {
-    /// With the time to live of this backend's claims. A quarter of it is also the widest window of the drive,
-    /// if that is less than it was: a registry that returns gives its leases their whole time again, and whoever
-    /// comes back later than that finds them ended.
+    /// With the time to live of this backend's claims.
     #[must_use]
     pub fn with_ttl(mut self, ttl: Duration) -> Self {
         self.healing.ttl = ttl;
-        self.healing.cap = self.healing.cap.min(ttl / 4);
         self
     }
 
@@ -90,8 +87,8 @@ pub struct Healing {
     pub own_loss: Duration,
     /// The first window of whatever was never there yet, and of a subscription; it doubles. Default 200 ms.
     pub first: Duration,
-    /// The widest window of a subscription and of the drive. Default 5 s, or a quarter of the time to live that
-    /// [`with_ttl`](DriverOptions::with_ttl) sets.
+    /// The widest window of a subscription and of the drive; the drive's is at most a quarter of `ttl`, since a
+    /// registry that returns gives its leases their whole time again, and no more. Default 5 s.
     pub cap: Duration,
     /// The least delay after an error that waiting cannot mend. Default 60 s.
     pub slow: Duration,

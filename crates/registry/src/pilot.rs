@@ -83,6 +83,8 @@ async fn drive<B: Drive>(
     health: Arc<Health>,
 ) {
     let mut backoff = Backoff::new();
+    // Leases live only while there is a connection: it must be tried more often than they end.
+    let healing = Healing { cap: healing.cap.min(healing.ttl / 4), ..healing };
     loop {
         backoff.works(Instant::now());
         let driven = shield(backend.drive(), || "driving the registry".to_owned()).await;
