@@ -308,11 +308,6 @@ impl Linked {
         &*self.backend
     }
 
-    /// How many servers there are links to.
-    pub(super) fn servers(&self) -> usize {
-        self.links.len()
-    }
-
     /// What has passed over all links.
     pub(super) fn traffic(&self) -> Traffic {
         self.links.iter().map(FaultProxy::traffic).fold(Traffic::default(), |mut sum, one| {

@@ -101,11 +101,15 @@ async fn a_missing_or_useless_file_ends_the_start_and_names_key_and_file() {
     let other = authority.client("other").unwrap().write(dir.path(), "other").unwrap();
     let url = "https://127.0.0.1:1";
     for (etcd, key, file) in [
-        (files.backend(url).with_ca_file(&none), "ca_file", &none),
-        (files.backend(url).with_ca_file(&useless), "ca_file", &useless),
-        (files.backend(url).with_client_certificate(&none, &files.key), "cert_file", &none),
-        (files.backend(url).with_client_certificate(&files.cert, &none), "key_file", &none),
-        (files.backend(url).with_client_certificate(&files.cert, &other.1), "key_file", &other.1),
+        (files.backend(url).with_ca_file(&none), "`ca_file` of etcd `tls`", &none),
+        (files.backend(url).with_ca_file(&useless), "`ca_file` of etcd `tls`", &useless),
+        (files.backend(url).with_client_certificate(&none, &files.key), "`cert_file` of etcd `tls`", &none),
+        (files.backend(url).with_client_certificate(&files.cert, &none), "`key_file` of etcd `tls`", &none),
+        (
+            files.backend(url).with_client_certificate(&files.cert, &other.1),
+            "`key_file` of etcd `tls`",
+            &other.1,
+        ),
     ] {
         let registration = Opened::new(etcd).register(instance("user", 80));
         let error = time::timeout(LONG, registration.live()).await.unwrap().unwrap_err();
