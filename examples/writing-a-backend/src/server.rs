@@ -49,7 +49,7 @@ struct Topic {
 }
 
 impl Store {
-    /// Serves on this address until the task is dropped. Every lease has its whole time again.
+    /// Serves on this address until the task ends; nothing is answered after. Every lease has its whole time again.
     ///
     /// # Errors
     /// When the address cannot be bound.
@@ -59,8 +59,9 @@ impl Store {
     pub async fn serve(&self, addr: SocketAddr) -> io::Result<Task> {
         let listener = TcpListener::bind(addr).await?;
         self.lock().leases.values_mut().for_each(|lease| lease.ends = Instant::now() + lease.ttl);
-        let work = serve(self.clone(), listener);
-        Ok(Task::new("board", CancellationToken::new(), tokio::spawn(work)))
+        let stop = CancellationToken::new();
+        let work = serve(self.clone(), listener, stop.clone());
+        Ok(Task::new("board", stop, tokio::spawn(work)))
     }
 
     /// Everything is gone.
@@ -175,10 +176,11 @@ impl State {
     }
 }
 
-async fn serve(store: Store, listener: TcpListener) {
+async fn serve(store: Store, listener: TcpListener, stop: CancellationToken) {
     let (mut connections, mut sweep) = (JoinSet::new(), time::interval(SWEEP));
     loop {
         tokio::select! {
+            () = stop.cancelled() => break,
             Ok((stream, _)) = listener.accept() => {
                 let store = store.clone();
                 // A client that goes away is no fault.
@@ -188,6 +190,8 @@ async fn serve(store: Store, listener: TcpListener) {
             Some(_) = connections.join_next() => {}
         }
     }
+    drop(listener);
+    connections.shutdown().await;
 }
 
 async fn converse(store: Store, stream: TcpStream) -> io::Result<()> {

@@ -62,7 +62,13 @@ impl Rig for Desk {
     async fn act(&self, deed: Deed) -> Result<(), Undone> {
         let store = &self.store;
         match deed {
-            Deed::Stop => drop(self.server.lock().unwrap().take()),
+            Deed::Stop => {
+                let server = self.server.lock().unwrap().take();
+                // Cut without waiting, it would still answer for a moment.
+                if let Some(server) = server {
+                    server.end(Duration::from_secs(5)).await;
+                }
+            }
             Deed::Start => self.start().await?,
             Deed::Wipe => store.wipe(),
             Deed::Freeze => self.front.black_hole(Toward::Both),
