@@ -125,7 +125,9 @@ impl Store {
         if !state.leases.contains(&lease) {
             return Err(Error::unavailable(format!("writing `{id}`: its lease is gone")));
         }
-        if let Some(standing) = state.get(&instance.service, id)
+        // What nobody holds and nobody can read says nothing of another process.
+        let is_waste = |record: &Record| record.is_spoiled && record.lease.is_none();
+        if let Some(standing) = state.get(&instance.service, id).filter(|record| !is_waste(record))
             && standing.lease != Some(lease)
             && (standing.instance.endpoints != instance.endpoints
                 || standing.instance.start_time != instance.start_time)

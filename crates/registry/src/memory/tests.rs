@@ -208,6 +208,18 @@ async fn an_id_of_another_process_is_given_up_for_a_new_one() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_cannot_be_read_under_our_id_is_no_other_process_and_is_written_over() {
+    let mut bench = Bench::new().await;
+    let (mut next, id) = (instance(8081), InstanceId::new("second").unwrap());
+    next.id = id.clone();
+    bench.memory.spoil(&users(), &id);
+    let registration = bench.driven.register(next);
+    bench.until("the second", |view| view.value().len() == 2).await;
+    until_state(&registration, "live").await;
+    assert_eq!((registration.id(), bench.driven.stats().conflicts.get()), (id, 0));
+}
+
+#[tokio::test(start_paused = true)]
 async fn dropping_a_registration_leaves_and_departing_silently_does_not_mark() {
     let mut bench = Bench::new().await;
     let second = bench.driven.register(instance(8081));
