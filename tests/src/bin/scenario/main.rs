@@ -1,4 +1,5 @@
-//! `scenario N [--short | --long]`: one acceptance scenario on real servers and processes.
+//! `scenario N [--short | --long]`: one acceptance scenario on real servers and processes; `scenario list`: all there
+//! are.
 //!
 //! Prints its figures in one line, last, and exits with 1 when one of them is missed.
 
@@ -15,7 +16,8 @@ mod roles;
 
 use std::{
     env,
-    path::PathBuf,
+    path::{Path, PathBuf},
+    pin::Pin,
     process::ExitCode,
     time::{Duration, Instant},
 };
@@ -28,21 +30,74 @@ use meshwork_tests::{
 /// Nothing takes longer, whatever hangs.
 const LIMIT: Duration = Duration::from_secs(600);
 
+/// All scenarios, by number: the one place that names them.
+const SCENARIOS: &[Scenario] = &[
+    Scenario {
+        number: 1,
+        what: "one of three providers is killed and comes back",
+        play: |actor, length, judge| Box::pin(failover::play(actor, length, judge)),
+    },
+    Scenario {
+        number: 4,
+        what: "one provider lives, two refuse from the start",
+        play: |actor, length, judge| Box::pin(refused::play(actor, length, judge)),
+    },
+    Scenario {
+        number: 12,
+        what: "drain with open streams, a hung handler, silent sockets, a second SIGTERM",
+        play: |actor, length, judge| Box::pin(drain::play(actor, length, judge)),
+    },
+    Scenario {
+        number: 18,
+        what: "Consul's agent restarts, its index goes backwards, it hangs",
+        play: |actor, length, judge| Box::pin(agents::play(actor, length, judge)),
+    },
+    Scenario {
+        number: 19,
+        what: "Consul's check is critical, its ACL denies, its servers are stale",
+        play: |actor, length, judge| Box::pin(denied::play(actor, length, judge)),
+    },
+    Scenario {
+        number: 20,
+        what: "two registries disagree, fail, flap, and are moved between",
+        play: |actor, length, judge| Box::pin(dual::play(actor, length, judge)),
+    },
+];
+
+struct Scenario {
+    number: u32,
+    what: &'static str,
+    play: for<'a> fn(&'a Path, Length, &'a mut Judge) -> Played<'a>,
+}
+
+type Played<'a> = Pin<Box<dyn Future<Output = Result<()>> + 'a>>;
+
+/// What the arguments ask for.
+enum Asked {
+    List,
+    Play(&'static Scenario, Length),
+}
+
 #[tokio::main]
 async fn main() -> ExitCode {
     if let Some(code) = roles::played().await {
         return code;
     }
-    let (number, length) = match arguments(env::args().skip(1)) {
-        Ok(arguments) => arguments,
+    let (scenario, length) = match arguments(env::args().skip(1)) {
+        Ok(Asked::Play(scenario, length)) => (scenario, length),
+        Ok(Asked::List) => {
+            SCENARIOS.iter().for_each(|scenario| println!("{} {}", scenario.number, scenario.what));
+            return ExitCode::SUCCESS;
+        }
         Err(error) => {
-            eprintln!("error: {error}\nusage: scenario <1 | 4 | 12 | 18 | 19 | 20> [--short | --long]");
+            let numbers: Vec<_> = SCENARIOS.iter().map(|scenario| scenario.number.to_string()).collect();
+            eprintln!("error: {error}\nusage: scenario <list | {}> [--short | --long]", numbers.join(" | "));
             return ExitCode::from(64);
         }
     };
-    let mut judge = Judge::new(number, length);
+    let mut judge = Judge::new(scenario.number, length);
     let began = Instant::now();
-    let played = tokio::time::timeout(LIMIT, play(number, length, &mut judge)).await;
+    let played = tokio::time::timeout(LIMIT, play(scenario, length, &mut judge)).await;
     let outcome = match played {
         Ok(Ok(())) => Ok(()),
         Ok(Err(error)) => Err(error.to_string()),
@@ -53,25 +108,18 @@ async fn main() -> ExitCode {
     judge.finish()
 }
 
-async fn play(number: u32, length: Length, judge: &mut Judge) -> Result<()> {
-    let actor = beside("actor")?;
-    match number {
-        1 => failover::play(&actor, length, judge).await,
-        4 => refused::play(&actor, length, judge).await,
-        12 => drain::play(&actor, length, judge).await,
-        18 => agents::play(&actor, length, judge).await,
-        19 => denied::play(&actor, length, judge).await,
-        20 => dual::play(&actor, length, judge).await,
-        _ => Err("there is no such scenario".into()),
-    }
+async fn play(scenario: &Scenario, length: Length, judge: &mut Judge) -> Result<()> {
+    (scenario.play)(&beside("actor")?, length, judge).await
 }
 
-fn arguments(mut given: impl Iterator<Item = String>) -> Result<(u32, Length)> {
+fn arguments(mut given: impl Iterator<Item = String>) -> Result<Asked> {
     let number = given.next().ok_or("no number")?;
-    let number: u32 = number.parse().map_err(|e| format!("`{number}`: {e}"))?;
-    if !matches!(number, 1 | 4 | 12 | 18 | 19 | 20) {
-        return Err(format!("scenario {number} is not there").into());
+    if number == "list" {
+        return Ok(Asked::List);
     }
+    let number: u32 = number.parse().map_err(|e| format!("`{number}`: {e}"))?;
+    let found = SCENARIOS.iter().find(|scenario| scenario.number == number);
+    let scenario = found.ok_or_else(|| format!("scenario {number} is not there"))?;
     let length = match given.next().as_deref() {
         None => Length::Ordinary,
         Some("--short") => Length::Short,
@@ -79,7 +127,7 @@ fn arguments(mut given: impl Iterator<Item = String>) -> Result<(u32, Length)> {
         Some(other) => return Err(format!("`{other}` is no length").into()),
     };
     match given.next() {
-        None => Ok((number, length)),
+        None => Ok(Asked::Play(scenario, length)),
         Some(more) => Err(format!("`{more}` is too much").into()),
     }
 }
