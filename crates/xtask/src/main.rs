@@ -44,15 +44,15 @@ enum Task {
     Unit,
     /// Integration tests, on real servers
     Integration,
-    /// One acceptance scenario, judged strictly
+    /// One acceptance scenario, judged strictly; without a number: which there are
     Scenario {
         /// Its number
-        n: u32,
+        n: Option<u32>,
         /// The full length instead of the ordinary one
-        #[arg(long, conflicts_with = "short")]
+        #[arg(long, conflicts_with = "short", requires = "n")]
         long: bool,
         /// The short form that `test` runs: seconds, times judged with slack
-        #[arg(long)]
+        #[arg(long, requires = "n")]
         short: bool,
     },
     /// One performance experiment, built for release
@@ -110,7 +110,8 @@ fn main() -> ExitCode {
         Task::Lint => parts::lint(&mut table),
         Task::Unit => parts::unit_alone(&mut table),
         Task::Integration => parts::integration_alone(&mut table),
-        Task::Scenario { n, long, short } => {
+        Task::Scenario { n: None, .. } => return parts::list_scenarios(),
+        Task::Scenario { n: Some(n), long, short } => {
             let length = if long {
                 Length::Long
             } else if short {

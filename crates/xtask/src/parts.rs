@@ -18,8 +18,6 @@ use crate::{
     workspace,
 };
 
-/// The scenarios whose short forms belong to `test`.
-const SHORT_SCENARIOS: [u32; 6] = [1, 4, 12, 18, 19, 20];
 /// The limits of one test executable, one short scenario, one example.
 const TESTS_LIMIT: Duration = Duration::from_secs(1200);
 const SCENARIO_LIMIT: Duration = Duration::from_secs(240);
@@ -75,8 +73,10 @@ pub(crate) fn everything(table: &mut Table) {
         doctests(table, &servers);
         tests(table, &built, Kind::Integration, &servers);
         examples(table, &built);
-        for n in SHORT_SCENARIOS {
+        let known = table.part("scenarios", || Ok((Outcome::Passed, scenarios(&built)?)));
+        for (n, what) in known.unwrap_or_default() {
             table.part(&format!("scenario {n}"), || {
+                run::echo(&what);
                 let mut command = scenario_command(&built, n, Length::Short, &servers)?;
                 judged(run::lines(&mut command, Some(SCENARIO_LIMIT), run::echo)?)
             });
@@ -158,6 +158,14 @@ pub(crate) fn scenario_alone(n: u32, length: Length) -> ExitCode {
         let servers = Provided::all()?;
         let built = Built::make(Targets::Binaries)?;
         run::shown(&mut scenario_command(&built, n, length, &servers)?)
+    })
+}
+
+/// The scenarios that there are.
+pub(crate) fn list_scenarios() -> ExitCode {
+    alone(|| {
+        protoc::provide()?;
+        run::shown(scenario_binary(&Built::make(Targets::Binaries)?)?.arg("list"))
     })
 }
 
@@ -303,12 +311,30 @@ fn examples(table: &mut Table, built: &Built) {
     }
 }
 
-fn scenario_command(built: &Built, n: u32, length: Length, servers: &Provided) -> Result<Command, String> {
+/// The scenarios that the binary knows, each with its number and what happens in it. The short form of each belongs to
+/// `test`.
+fn scenarios(built: &Built) -> Result<Vec<(u32, String)>, String> {
+    let listed = run::output(scenario_binary(built)?.arg("list"), "listing the scenarios")?;
+    let read = |line: &str| {
+        let (n, what) = line.split_once(' ')?;
+        Some((n.parse().ok()?, what.to_owned()))
+    };
+    let read_or_say = |line| read(line).ok_or_else(|| format!("listing the scenarios: `{line}` is none"));
+    listed.lines().map(read_or_say).collect()
+}
+
+fn scenario_binary(built: &Built) -> Result<Command, String> {
     let binary = built
         .binary("tests", "scenario")
         .ok_or("the package `meshwork-tests` has no binary `scenario`, or it does not compile")?;
     let mut command = Command::new(binary);
-    command.current_dir(workspace::root()).arg(n.to_string());
+    command.current_dir(workspace::root());
+    Ok(command)
+}
+
+fn scenario_command(built: &Built, n: u32, length: Length, servers: &Provided) -> Result<Command, String> {
+    let mut command = scenario_binary(built)?;
+    command.arg(n.to_string());
     match length {
         Length::Short => drop(command.arg("--short")),
         Length::Long => drop(command.arg("--long")),
