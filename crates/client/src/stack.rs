@@ -265,8 +265,8 @@ impl Call {
                 None => (self.attempt(flight, began, 0).await, began),
                 Some((hedging, after)) => {
                     let raced = Box::pin(self.race(flight, began, &hedging, after)).await;
-                    if let Some((lost, began)) = raced.lost {
-                        self.set_aside(lost, began);
+                    if let Some(lost) = raced.lost {
+                        self.set_aside(lost);
                     }
                     (raced.came, raced.began)
                 }

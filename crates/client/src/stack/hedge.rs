@@ -2,6 +2,7 @@
 
 use std::{pin::pin, slice, sync::Arc, time::Duration};
 
+use futures_util::FutureExt;
 use meshwork_balance::{Node, Outcome};
 use meshwork_core::Delivered;
 use meshwork_resilience::{
@@ -22,8 +23,16 @@ use crate::{
 pub(super) struct Raced {
     pub(super) came: Came,
     pub(super) began: Instant,
-    /// The one of them that failed first, when the other was waited for.
-    pub(super) lost: Option<(Came, Instant)>,
+    /// The one of them that came to nothing beside it.
+    pub(super) lost: Option<Lost>,
+}
+
+/// An attempt that came to nothing while the other one went on, or ended with it.
+pub(super) struct Lost {
+    /// Absent when it was still in flight.
+    came: Option<Came>,
+    node: Arc<Node>,
+    began: Instant,
 }
 
 impl Call {
@@ -65,21 +74,39 @@ impl Call {
             return learn(came);
         }
         let Some(flight) = self.second(&node, hedging) else { return learn(first.await) };
-        let sent = Instant::now();
+        let (other, sent) = (flight.node(), Instant::now());
         let mut second = pin!(self.attempt(flight, sent, 1));
+        let won = |came: Came| {
+            if let Came::Answer(_) = came {
+                let now = Instant::now();
+                hedging.won(now.saturating_duration_since(began), now);
+            }
+            Raced { came, began: sent, lost: None }
+        };
+        let in_flight = || Some(Lost { came: None, node: Arc::clone(&node), began });
         tokio::select! {
             came = first.as_mut() => match came {
-                Came::Answer(_) | Came::Over(..) => learn(came),
-                lost => Raced { came: second.await, began: sent, lost: Some((lost, began)) },
+                Came::Answer(_) => learn(came),
+                // The call's time is over for both; the other may have come just in time.
+                Came::Over(error, _) => match second.now_or_never() {
+                    Some(came @ Came::Answer(_)) => won(came),
+                    _ => Raced { lost: in_flight(), ..won(Came::Over(error, other)) },
+                },
+                _ => {
+                    let lost = Some(Lost { came: Some(came), node, began });
+                    Raced { came: second.await, began: sent, lost }
+                }
             },
             came = second.as_mut() => match came {
-                Came::Answer(_) => {
-                    let now = Instant::now();
-                    hedging.won(now.saturating_duration_since(began), now);
-                    Raced { came, began: sent, lost: None }
+                Came::Answer(_) => won(came),
+                Came::Over(..) => match first.now_or_never() {
+                    Some(came @ Came::Answer(_)) => learn(came),
+                    _ => Raced { lost: in_flight(), ..won(came) },
+                },
+                _ => {
+                    let lost = Some(Lost { came: Some(came), node: other, began: sent });
+                    Raced { lost, ..learn(first.await) }
                 }
-                Came::Over(..) => Raced { came, began: sent, lost: None },
-                lost => Raced { lost: Some((lost, sent)), ..learn(first.await) },
             },
         }
     }
@@ -99,26 +126,27 @@ impl Call {
         None
     }
 
-    /// Notes the attempt of two that failed first.
-    pub(super) fn set_aside(&mut self, lost: Came, began: Instant) {
+    /// Notes the attempt of two that came to nothing.
+    pub(super) fn set_aside(&mut self, lost: Lost) {
         const THEN: &str = "waited for the other attempt";
-        let node = match lost {
-            Came::Failed(failure, node) => {
+        let Lost { came, node, began } = lost;
+        match came {
+            Some(Came::Failed(failure, _)) => {
                 if failure.delivered == Delivered::Maybe {
                     self.delivered = Delivered::Maybe;
                 }
                 self.note(&node, failure.phase, began, &failure.code, THEN);
-                node
             }
-            Came::Unavailable(_answer, flight, _, unavailable) => {
-                let node = flight.node();
+            Some(Came::Unavailable(_answer, flight, _, unavailable)) => {
                 flight.finish(Outcome::Failure, false);
                 self.delivered = Delivered::Maybe;
                 self.note(&node, AttemptPhase::Exchange, began, &unavailable.code, THEN);
-                node
             }
-            Came::Answer(_) | Came::Over(..) => return,
-        };
+            None | Some(Came::Over(..) | Came::Answer(_)) => {
+                self.delivered = Delivered::Maybe;
+                self.note(&node, AttemptPhase::Exchange, began, "no answer", "the call's time is over");
+            }
+        }
         self.avoid.push(node.key().clone());
         self.failed.push(node.key().clone());
     }

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use http::Response;
 use http_body_util::Full;
 use meshwork_client::{CallError, CallErrorKind, Channel, ClientConfig, MethodConfig};
+use meshwork_core::{Delivered, Verdict};
 use tokio::time;
 
 use crate::{
@@ -110,6 +111,27 @@ async fn a_hedge_that_finds_no_place_costs_no_retry() {
     peer.cut();
     let error = call.await.unwrap().unwrap_err();
     assert_eq!(error.attempts()[0].then, "retried", "{error}");
+}
+
+#[tokio::test]
+async fn an_error_lists_both_attempts_that_were_in_flight_when_the_time_was_over() {
+    let (channel, peers) = warm(|config| config.hedge = true).await;
+    peers.iter().for_each(|peer| peer.hang(true));
+    // A limit with a timer of its own, and one that is kept in the list.
+    for limit in [300 * MS, Duration::from_secs(2)] {
+        let before = [peers[0].requests(), peers[1].requests()];
+        let error = text(channel.timeout(limit).get("/users")).await.unwrap_err();
+        let asked = [0, 1].map(|nth| peers[nth].requests() - before[nth]);
+        assert_eq!((asked, error.kind()), ([1, 1], CallErrorKind::Deadline), "{error}");
+        assert_eq!(error.delivered(), Delivered::Maybe);
+        let attempts = error.attempts();
+        assert_eq!(attempts.len(), 2, "{error}");
+        assert_ne!(attempts[0].instance, attempts[1].instance);
+        assert!(attempts[0].elapsed > attempts[1].elapsed, "in the order in which they began: {error}");
+        assert!(attempts.iter().all(|attempt| attempt.then == "the call's time is over"), "{error}");
+        until("both are cancelled", || peers.iter().all(|peer| peer.running() == 0)).await;
+    }
+    assert!(channel.nodes().iter().all(|node| node.inflight == 0));
 }
 
 #[tokio::test]
