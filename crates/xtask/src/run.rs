@@ -169,11 +169,13 @@ mod tests {
 
     #[test]
     fn a_service_is_asked_to_end() {
+        // Long enough for a shell on a busy machine to come to its first command: until then it obeys.
+        let up = Duration::from_secs(1);
         let mut polite = sh("trap 'exit 0' TERM; while :; do sleep 0.02; done");
-        let status = service(&mut polite, Duration::from_millis(300), Duration::from_secs(20)).unwrap();
+        let status = service(&mut polite, up, Duration::from_secs(20)).unwrap();
         assert!(status.success(), "{status}");
         let mut deaf = sh("trap '' TERM; while :; do sleep 0.02; done");
-        assert!(service(&mut deaf, Duration::ZERO, Duration::from_millis(300)).is_err());
+        assert!(service(&mut deaf, up, Duration::from_millis(300)).is_err());
         let mut short = sh("exit 4");
         let status = service(&mut short, Duration::from_secs(20), Duration::ZERO).unwrap();
         assert_eq!(status.code(), Some(4));
