@@ -1,6 +1,6 @@
 //! A connection in use: beats, signs of life, and its replacement when it is old enough.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use meshwork_resilience::{Backoff, Pauses, chance};
 use tokio::time::{self, Instant};
@@ -13,6 +13,9 @@ use crate::{
     link::Link,
     shared::Shared,
 };
+
+/// A connection that ends earlier, without a call, counts as a failed dial.
+pub(crate) const SHORT_LIVED: Duration = Duration::from_secs(1);
 
 /// A connection with the half that its owner polls.
 pub(crate) struct Held {

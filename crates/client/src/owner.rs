@@ -18,16 +18,13 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     CallError, CallErrorKind, ConnectionState,
     dial::{self, Dialled},
-    held::Held,
+    held::{Held, SHORT_LIVED},
     http1::Http1,
     lines::Place,
     link::Link,
     shared::Shared,
     spares,
 };
-
-/// A connection that ends earlier, without a call, counts as a failed dial.
-const SHORT_LIVED: Duration = Duration::from_secs(1);
 
 /// Owns the connections of `link` for ever.
 ///

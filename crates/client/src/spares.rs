@@ -15,7 +15,7 @@ use tokio::time::{self, Instant};
 use crate::{
     CallError, ConnectionState, clock,
     dial::{self, Dialled},
-    held::Held,
+    held::{Held, SHORT_LIVED},
     http2::Http2,
     lines::Place,
     link::Link,
@@ -32,12 +32,14 @@ pub(crate) async fn keep(link: Arc<Link>, shared: Arc<Shared>) {
     let (link, shared) = (&*link, &*shared);
     let mut spares = FuturesUnordered::new();
     let mut dial: Option<Dial<'_>> = None;
-    let mut backoff = Pauses::new(Backoff::CONNECT);
+    let mut pauses = SparePauses::new();
     let mut not_before = Instant::now();
     loop {
         tokio::select! {
             biased; // a new spare is published before it is asked whether there is room
-            Some(()) = spares.next() => {}
+            Some(ended) = spares.next() => if let Ended::AtOnce = ended {
+                not_before = Instant::now() + pauses.next(chance::bits());
+            },
             () = crowded(link, not_before), if dial.is_none() => {
                 if link.lines().free().is_some() && !link.lines().is_empty() && !link.lines().have_room() {
                     dial = Some(Box::pin(dial::dial(link, shared)));
@@ -49,12 +51,12 @@ pub(crate) async fn keep(link: Arc<Link>, shared: Arc<Shared>) {
                 dial = None;
                 match (dialled, link.lines().free()) {
                     (Ok(Dialled::Http2(connection, driver)), Some(nth)) => {
-                        backoff.reset();
+                        pauses.opened = Some(Instant::now());
                         spares.push(serve(Held { connection, driver }, Place::Spare(nth), link, shared));
                     }
                     // What is wrong is the business of the first connection, when that ends.
                     _ => {
-                        not_before = Instant::now() + backoff.next(chance::bits());
+                        not_before = Instant::now() + pauses.next(chance::bits());
                         link.ask_again();
                     }
                 }
@@ -69,7 +71,38 @@ async fn crowded(link: &Link, not_before: Instant) {
     link.is_crowded().await;
 }
 
-async fn serve(mut held: Held, place: Place, link: &Link, shared: &Shared) {
+/// How a spare came to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ended {
+    /// Its peer closed it before it was of any use, which is no better than a failed dial.
+    AtOnce,
+    /// It had its time.
+    Later,
+}
+
+/// The pauses between dials: they begin anew once a spare has lasted.
+struct SparePauses {
+    pauses: Pauses,
+    /// When the last spare was opened, until that was considered.
+    opened: Option<Instant>,
+}
+
+impl SparePauses {
+    fn new() -> Self {
+        Self { pauses: Pauses::new(Backoff::CONNECT), opened: None }
+    }
+
+    /// The pause after a failure.
+    fn next(&mut self, random: u64) -> Duration {
+        if self.opened.take().is_some_and(|opened| opened.elapsed() >= SHORT_LIVED) {
+            self.pauses.reset();
+        }
+        self.pauses.next(random)
+    }
+}
+
+async fn serve(mut held: Held, place: Place, link: &Link, shared: &Shared) -> Ended {
+    let (calls, opened) = (held.connection.calls(), Instant::now());
     tracing::debug!(service = %shared.service, address = %link.target().address(), ?place, "spare connected");
     held.publish(place, link, shared);
     let connection = Arc::clone(&held.connection);
@@ -82,7 +115,10 @@ async fn serve(mut held: Held, place: Place, link: &Link, shared: &Shared) {
     if !was_idle {
         link.ask_again();
     }
-    tracing::debug!(service = %shared.service, address = %link.target().address(), ?place, "spare given up");
+    let lasted = was_idle || connection.calls() > calls || opened.elapsed() >= SHORT_LIVED;
+    let ended = if lasted { Ended::Later } else { Ended::AtOnce };
+    tracing::debug!(service = %shared.service, address = %link.target().address(), ?place, ?ended, "spare given up");
+    ended
 }
 
 /// Waits for the age at which a connection is given up.

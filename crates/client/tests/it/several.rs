@@ -37,6 +37,8 @@ struct State {
     /// Connections still to be closed at once, and to be left without a word.
     refusing: AtomicUsize,
     stalling: AtomicUsize,
+    /// Those to be given no stream, and closed after a moment.
+    dismissing: AtomicUsize,
     opened: AtomicUsize,
     open: AtomicUsize,
     /// Calls in handlers, and the most that any one connection had.
@@ -54,6 +56,7 @@ impl Narrow {
             limit: AtomicU32::new(limit),
             refusing: AtomicUsize::new(0),
             stalling: AtomicUsize::new(0),
+            dismissing: AtomicUsize::new(0),
             opened: AtomicUsize::new(0),
             open: AtomicUsize::new(0),
             running: AtomicUsize::new(0),
@@ -96,6 +99,11 @@ impl Narrow {
     /// Takes the next connection and never says a word on it.
     fn stall_next(&self) {
         self.state.stalling.store(1, Ordering::SeqCst);
+    }
+
+    /// Allows no stream on so many of the next connections, and closes them after a moment.
+    fn dismiss(&self, connections: usize) {
+        self.state.dismissing.store(connections, Ordering::SeqCst);
     }
 
     /// Whether what was asked for the next connections was done.
@@ -149,8 +157,14 @@ async fn serve(stream: TcpStream, state: Arc<State>) {
     state.open.fetch_add(1, Ordering::SeqCst);
     let _open = Counted(&state.open);
     let mut builder = h2::server::Builder::new();
-    builder.max_concurrent_streams(state.limit.load(Ordering::SeqCst));
+    let is_dismissed = counts_down(&state.dismissing);
+    builder.max_concurrent_streams(if is_dismissed { 0 } else { state.limit.load(Ordering::SeqCst) });
     let Ok(mut connection) = builder.handshake::<_, Bytes>(stream).await else { return };
+    if is_dismissed {
+        // The beginning reaches the client, which counts the connection as open then.
+        let _open = time::timeout(20 * MS, connection.accept()).await;
+        return;
+    }
     let mut answers = JoinSet::new();
     let here = Arc::new(AtomicUsize::new(0));
     while let Some(Ok((_request, mut respond))) = connection.accept().await {
@@ -236,6 +250,27 @@ async fn a_spare_that_could_not_be_dialled_is_dialled_again_while_streams_stay_o
     peer.answer(4);
     end(first).await;
     end(others).await;
+}
+
+#[tokio::test]
+async fn spares_that_their_peer_closes_at_once_are_dialled_ever_more_rarely() {
+    let peer = Narrow::start(2).await;
+    let registry = Registry::of([foreign("users-1", "grpc", peer.addr)]);
+    let channel = registry.channel_with(|config| config.max_connections = 2);
+    let first = begin(&channel, 1);
+    until("the first connection is open", || peer.running() == 1).await;
+    peer.dismiss(usize::MAX);
+    let others = begin(&channel, 3);
+    // With pauses of about 100, 200, 400 and 800 ms.
+    time::sleep(1200 * MS).await;
+    let dials = peer.opened() - 1;
+    assert!((2..=5).contains(&dials), "{dials} dials in 1.2 s");
+    peer.dismiss(0);
+    until("all are on two connections", || peer.running() == 4).await;
+    peer.answer(4);
+    end(first).await;
+    end(others).await;
+    assert_eq!(channel.nodes()[0].failures, 0);
 }
 
 #[tokio::test]
