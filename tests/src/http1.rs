@@ -31,9 +31,25 @@ pub struct Answer {
 /// # Cancel safety
 /// Dropping the future closes the connection.
 pub async fn get(addr: SocketAddr, path: &str) -> Result<Answer> {
+    ask(addr, format!("GET {path} HTTP/1.1\r\nhost: {addr}\r\nconnection: close\r\n\r\n")).await
+}
+
+/// `POST path` with a body of JSON.
+///
+/// # Errors
+/// When there is no whole answer within 20 s.
+///
+/// # Cancel safety
+/// Dropping the future closes the connection.
+pub async fn post(addr: SocketAddr, path: &str, body: &str) -> Result<Answer> {
+    let kind = "application/json";
+    let head = format!("POST {path} HTTP/1.1\r\nhost: {addr}\r\nconnection: close\r\ncontent-type: {kind}");
+    ask(addr, format!("{head}\r\ncontent-length: {}\r\n\r\n{body}", body.len())).await
+}
+
+async fn ask(addr: SocketAddr, request: String) -> Result<Answer> {
     let asked = async {
         let mut stream = TcpStream::connect(addr).await?;
-        let request = format!("GET {path} HTTP/1.1\r\nhost: {addr}\r\nconnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await?;
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer).await?;

@@ -5,10 +5,12 @@
 //! the scenarios themselves are the callers.
 #![deny(missing_docs)]
 
+pub mod behave;
 pub mod built;
 pub mod event;
 pub mod http1;
 pub mod judge;
+pub mod local_fleet;
 pub mod provider;
 pub mod records;
 pub mod residue;

@@ -9,6 +9,7 @@ use meshwork_testkit::{
 
 use crate::{
     ENVIRONMENT, Result, SERVICE,
+    behave::Controls,
     event::{Event, Ready, Stopped},
 };
 
@@ -71,6 +72,16 @@ impl Plan {
     /// A key of the configuration, written with dots.
     pub fn config(self, key: &str, value: impl Into<String>) -> Self {
         self.env(&format!("MESHWORK__{}", key.replace('.', "__").to_uppercase()), value)
+    }
+
+    /// Under this name instead of [`SERVICE`].
+    pub fn named(self, service: &str) -> Self {
+        self.service("name", service)
+    }
+
+    /// Each `Get` asks this service in turn, as a call that may be retried, and answers as it does.
+    pub fn before(self, service: &str) -> Self {
+        self.env("ACTOR_NEXT", service)
     }
 
     /// Any variable.
@@ -149,6 +160,11 @@ impl Provider {
     /// When it has none, which the actor always has.
     pub fn addr(&self) -> SocketAddr {
         self.ready.addrs[0]
+    }
+
+    /// The door to its behaviour and its counts.
+    pub fn controls(&self) -> Controls {
+        Controls::of(self.addr())
     }
 
     /// All its listeners, HTTP first.

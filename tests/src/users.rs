@@ -1,18 +1,22 @@
 //! `users.v1.Users` as tests and processes serve it: all four kinds of methods, and work that takes a while.
 
 use std::{
-    hash::{BuildHasher, RandomState},
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
 
-use orders::users::{GetUser, Imported, User, users_server::Users};
+use meshwork::Channel;
+use orders::users::{GetUser, Imported, User, users_client::UsersClient, users_server::Users};
 use tokio_stream::{Stream, StreamExt, wrappers::IntervalStream};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::event::Event;
+use crate::{
+    behave::{Conduct, Handler},
+    event::Event,
+};
 
 /// A `Get` with this id never answers.
 pub const HANG: u64 = u64::MAX;
@@ -20,15 +24,6 @@ pub const HANG: u64 = u64::MAX;
 pub const ENDLESS: u64 = u64::MAX - 1;
 /// A `Get` with this id finds nobody.
 pub const NOBODY: u64 = u64::MAX - 2;
-
-/// 10 ms ± 2, evenly.
-///
-/// # Cancel safety
-/// Dropping the future loses nothing.
-pub async fn work() {
-    let micros = 8_000 + RandomState::new().hash_one(()) % 4_000;
-    tokio::time::sleep(Duration::from_micros(micros)).await;
-}
 
 /// Says so, and never returns, though its type does not say so: handlers want an answer.
 ///
@@ -43,6 +38,8 @@ pub async fn hang() {
 #[derive(Clone, Debug)]
 pub struct Directory {
     name: String,
+    conduct: Arc<Conduct>,
+    next: Option<Channel>,
     stopping: CancellationToken,
 }
 
@@ -51,7 +48,19 @@ type Answers = Pin<Box<dyn Stream<Item = Result<User, Status>> + Send>>;
 impl Directory {
     /// A directory in which everybody is called `name`; its streams end with `stopping`.
     pub fn new(name: impl Into<String>, stopping: CancellationToken) -> Self {
-        Self { name: name.into(), stopping }
+        Self { name: name.into(), conduct: Arc::default(), next: None, stopping }
+    }
+
+    /// Each `Get` does what this says.
+    #[must_use]
+    pub fn with_conduct(self, conduct: Arc<Conduct>) -> Self {
+        Self { conduct, ..self }
+    }
+
+    /// Each `Get`, its own work done, asks another service and answers as that one does.
+    #[must_use]
+    pub fn before(self, next: Option<Channel>) -> Self {
+        Self { next, ..self }
     }
 
     fn user(&self, id: u64) -> User {
@@ -79,8 +88,13 @@ impl Users for Directory {
         if id == NOBODY {
             return Err(Status::not_found("nobody has this id"));
         }
-        work().await;
-        Ok(Response::new(self.user(id)))
+        if let Err(fault) = self.conduct.call(Handler::Get).await {
+            return Err(Status::new(fault.code.into(), "told to fail"));
+        }
+        match &self.next {
+            Some(next) => UsersClient::new(next.idempotent()).get(GetUser { id }).await,
+            None => Ok(Response::new(self.user(id))),
+        }
     }
 
     async fn watch(&self, request: Request<GetUser>) -> Result<Response<Answers>, Status> {

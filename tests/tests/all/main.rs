@@ -1,5 +1,6 @@
 //! Integration tests, on real servers and real processes.
 
+mod actor;
 mod app;
 mod conformance;
 mod consul;

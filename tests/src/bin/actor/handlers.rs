@@ -1,21 +1,46 @@
 //! The HTTP side.
 
-use axum::{Json, Router, http::HeaderMap, routing::get};
-use meshwork_tests::users::{hang, work};
+use std::sync::Arc;
+
+use axum::{
+    Json, Router,
+    extract::State,
+    http::{HeaderMap, StatusCode},
+    routing::{get, post},
+};
+use meshwork_tests::{
+    behave::{Behaviour, Conduct, Handler, Served},
+    users::hang,
+};
 use serde_json::{Value, json};
 
-pub(crate) fn router() -> Router {
+type Shared = State<Arc<Conduct>>;
+
+pub(crate) fn router(conduct: Arc<Conduct>) -> Router {
     Router::new()
         .route("/who", get(|| async { Json(json!({ "pid": std::process::id() })) }))
-        .route(
-            "/work",
-            get(|| async {
-                work().await;
-                std::process::id().to_string()
-            }),
-        )
+        .route("/work", get(|conduct| worked(conduct, Handler::Work)))
+        .route("/effect", post(|conduct| worked(conduct, Handler::Effect)))
+        .route("/behave", post(behave))
+        .route("/served", get(served))
         .route("/hang", get(hang))
         .route("/headers", get(headers))
+        .with_state(conduct)
+}
+
+async fn worked(State(conduct): Shared, handler: Handler) -> Result<String, StatusCode> {
+    match conduct.call(handler).await {
+        Ok(()) => Ok(std::process::id().to_string()),
+        Err(fault) => Err(StatusCode::from_u16(fault.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)),
+    }
+}
+
+async fn behave(State(conduct): Shared, Json(behaviour): Json<Behaviour>) {
+    conduct.behave(behaviour);
+}
+
+async fn served(State(conduct): Shared) -> Json<Served> {
+    Json(conduct.served())
 }
 
 async fn headers(headers: HeaderMap) -> Json<Value> {

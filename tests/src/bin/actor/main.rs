@@ -5,10 +5,11 @@
 
 mod handlers;
 
-use std::{env, process::ExitCode};
+use std::{env, process::ExitCode, sync::Arc};
 
 use meshwork::{App, Handle};
 use meshwork_tests::{
+    behave::Conduct,
     event::{Event, Ready, Stopped},
     users::Directory,
 };
@@ -33,9 +34,12 @@ async fn main() -> ExitCode {
 fn app() -> App {
     let app = App::new().with_build(meshwork::build_info!());
     let stopping = app.handle().stopping();
+    let conduct = Arc::<Conduct>::default();
+    let next = env::var("ACTOR_NEXT").ok().map(|service| app.channel(&service));
     // Answers say which process they come from.
     let directory = Directory::new(std::process::id().to_string(), stopping);
-    let app = app.http(router()).grpc(UsersServer::new(directory));
+    let directory = directory.with_conduct(Arc::clone(&conduct)).before(next);
+    let app = app.http(router(conduct)).grpc(UsersServer::new(directory));
     match env::var("ACTOR_WARM_UP").as_deref() {
         Ok("fail") => app.warm_up(|_| async { Err::<(), _>("cache has no room") }),
         _ => app,
