@@ -116,6 +116,16 @@ impl Subset {
         &self.name
     }
 
+    /// The part of the calls of no subset that goes here.
+    pub fn part(&self) -> f64 {
+        self.share
+    }
+
+    /// Where calls go that no member can take.
+    pub fn when_empty(&self) -> Fallback {
+        self.fallback
+    }
+
     /// Whether `instance` belongs to it.
     pub fn has(&self, instance: &Instance) -> bool {
         self.conditions.iter().all(|condition| condition.holds(instance))

@@ -11,12 +11,10 @@ use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 use meshwork_balance::Outcome;
-use meshwork_resilience::deadline::{Bound, SetBy};
+use meshwork_resilience::deadline::Bound;
 use tokio::time::{self, Sleep};
 
-use crate::{
-    CallError, ClientConfig, deadline::limits_at, failure::Failure, flight::Flight, shared::Kind, verdict,
-};
+use crate::{CallError, failure::Failure, flight::Flight, rules::Ruled, shared::Kind, verdict};
 
 /// The body of an answer. The default one is empty and ended.
 #[derive(Default)]
@@ -34,15 +32,14 @@ struct Open {
 /// When the call's time is over.
 pub(crate) struct Until {
     bound: Bound,
-    /// The method, where the bound is the method's.
-    path: Option<Box<str>>,
+    rule: Ruled,
     /// Made at the first wait: most bodies are there at once.
     sleep: Option<Pin<Box<Sleep>>>,
 }
 
 impl Until {
-    pub(crate) fn new(bound: Bound, path: &str) -> Self {
-        Self { bound, path: (bound.set_by() == SetBy::Method).then(|| path.into()), sleep: None }
+    pub(crate) fn new(bound: Bound, rule: Ruled) -> Self {
+        Self { bound, rule, sleep: None }
     }
 
     /// Ready once the time is over.
@@ -52,9 +49,8 @@ impl Until {
         sleep.as_mut().poll(cx)
     }
 
-    fn passed(&self, config: &ClientConfig) -> CallError {
-        let path = self.path.as_deref().unwrap_or("/");
-        self.bound.passed("end of the answer", limits_at(path, config)).delivered_maybe().into()
+    fn passed(&self) -> CallError {
+        self.bound.passed("end of the answer", self.rule.limits()).delivered_maybe().into()
     }
 }
 
@@ -129,7 +125,7 @@ impl Open {
         flight.answered();
         let Some(until) = &mut self.until else { return Poll::Pending };
         let shared = flight.shared();
-        until.poll(cx).map(|()| Err(until.passed(&shared.config).with_service(&shared.service)))
+        until.poll(cx).map(|()| Err(until.passed().with_service(&shared.service)))
     }
 }
 

@@ -89,9 +89,18 @@ impl Channel {
         &self.cluster.shared.service
     }
 
-    /// How the service is called.
+    /// How the service was said to be called when the channel was made.
     pub fn config(&self) -> &ClientConfig {
         &self.cluster.shared.config
+    }
+
+    /// Calls as `config` says from now on, for all clones; calls under way go on as they began.
+    ///
+    /// Live are `timeout`, `attempt_timeout`, `retry.attempts`, `hedge`, `policy`, `hash_header`, `subsets`, `zones`,
+    /// `limit` and `methods`. All else stays as it was when the channel was made. Nodes keep their connections and
+    /// what is known of them; a limit that did not change goes on counting, a changed one begins anew.
+    pub fn reconfigure(&self, config: &ClientConfig) {
+        self.cluster.shared.change(config);
     }
 
     /// The options that its calls begin with.

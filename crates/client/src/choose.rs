@@ -7,14 +7,15 @@ use std::{
     time::Duration,
 };
 
-use meshwork_balance::{Hint, Member, NodeKey, Outcome, Pick, Picked, Reason};
+use meshwork_balance::{Fallback, Hint, Member, NodeKey, Outcome, Pick, Picked, Reason, Subset, SubsetId};
 use meshwork_resilience::{chance, deadline::Deadline};
 use tokio::time::{self, Instant};
 
 use crate::{
     Attempt, CallError, CallErrorKind, CallOptions, Funnel,
-    deadline::limits_at,
     flight::{Flight, Unusable, link_of},
+    funnel::Asked,
+    rules::Ruled,
     shared::{Group, Kind, Pending, Shared, Store},
 };
 
@@ -30,7 +31,12 @@ pub(crate) struct Wish<'a> {
     pub(crate) kind: Kind,
     pub(crate) options: &'a CallOptions,
     pub(crate) deadline: &'a Deadline,
+    pub(crate) rule: &'a Ruled,
     pub(crate) path: &'a str,
+    /// Calls of one hash prefer one node.
+    pub(crate) hash: Option<u64>,
+    /// What the call's lane asks for.
+    pub(crate) subset: Option<SubsetId>,
     /// Nodes to keep away from if another can take the call.
     pub(crate) avoid: &'a [NodeKey],
     /// Nodes that are no choice at all.
@@ -39,22 +45,32 @@ pub(crate) struct Wish<'a> {
 
 impl Wish<'_> {
     /// Whether a member is what the call asks for.
-    fn is_for(&self, member: &Member) -> bool {
+    fn asked(&self, member: &Member) -> Asked {
         let node = member.node();
-        match (&self.options.instance, self.options.addr) {
+        let is_pinned_to = match (&self.options.instance, self.options.addr) {
             (Some(id), _) => member.instance().id == *id || link_of(node).identity().as_ref() == Some(id),
             (None, Some(addr)) => node.key().has_addr(addr),
-            (None, None) => true,
-        }
+            // Who pins a call leaves no choice to its lane.
+            (None, None) => match self.only() {
+                Some(subset) if !subset.has(member.instance()) => return Asked::OtherSubset,
+                _ => true,
+            },
+        };
+        if is_pinned_to { Asked::For } else { Asked::Elsewhere }
+    }
+
+    /// The subset without which the call goes nowhere.
+    fn only(&self) -> Option<&Subset> {
+        self.rule.subset(self.subset).filter(|subset| subset.when_empty() == Fallback::Strict)
     }
 
     /// Whether a member may take the call.
     fn is_choice(&self, member: &Member) -> bool {
-        member.takes_calls() && !self.refuse.contains(member.node().key()) && self.is_for(member)
+        member.takes_calls() && !self.refuse.contains(member.node().key()) && self.asked(member) == Asked::For
     }
 
-    fn funnel(&self, store: &Store) -> Funnel {
-        Funnel::of(store, |member| self.is_for(member))
+    fn funnel(&self, shared: &Shared, store: &Store) -> Funnel {
+        Funnel::of(shared, store, |member| self.asked(member))
     }
 }
 
@@ -90,10 +106,10 @@ pub(crate) fn choose_now(shared: &Arc<Shared>, wish: &Wish<'_>) -> Option<Flight
     }
 }
 
-/// Whether a member besides `failed` and `last` takes calls and is connected, or may be in a moment.
-pub(crate) fn has_others(shared: &Shared, kind: Kind, failed: &[NodeKey], last: &NodeKey) -> bool {
-    let store = shared.group(kind).store.load();
-    store.members.iter().filter(|member| member.takes_calls()).any(|member| {
+/// Whether a member besides `failed` and `last` takes such calls and is connected, or may be in a moment.
+pub(crate) fn has_others(shared: &Shared, wish: &Wish<'_>, failed: &[NodeKey], last: &NodeKey) -> bool {
+    let store = shared.group(wish.kind).store.load();
+    store.members.iter().filter(|member| wish.is_choice(member)).any(|member| {
         let node = member.node();
         node.key() != last && !failed.contains(node.key()) && link_of(node).is_hopeful()
     })
@@ -102,23 +118,27 @@ pub(crate) fn has_others(shared: &Shared, kind: Kind, failed: &[NodeKey], last: 
 fn look(shared: &Arc<Shared>, wish: &Wish<'_>, now: Instant) -> Look {
     let store = shared.group(wish.kind).store.load();
     if let Some(pending) = &store.pending {
-        return if pending.is_hopeless() { Look::Nothing(unknown(pending)) } else { Look::Wait };
+        return match pending.is_hopeless() {
+            true => Look::Nothing(unknown(shared, &store, wish, pending)),
+            false => Look::Wait,
+        };
     }
     let now = shared.clock.at(now);
     let pinned = wish.options.instance.as_ref();
-    let hint = match (pinned, wish.options.addr, wish.options.hash) {
+    let hint = match (pinned, wish.options.addr, wish.hash) {
         (Some(id), _, _) => Hint::Instance(id),
         (None, Some(addr), _) => Hint::Addr(addr),
         (None, None, Some(hash)) => Hint::Hash(hash),
         (None, None, None) => Hint::Any,
     };
     let mut random = chance::bits;
+    let picker = store.pickers.of(wish.rule, wish.path);
     for _ in 0..PICKS {
-        let mut pick = Pick::new(now, &mut random).hint(hint).avoid(wish.avoid);
-        let ticket = match store.picker.pick(&mut pick) {
+        let mut pick = Pick::new(now, &mut random).hint(hint).avoid(wish.avoid).subset(wish.subset);
+        let ticket = match picker.pick(&mut pick) {
             Picked::Take(_, ticket) => ticket,
             Picked::Wait => return Look::Wait,
-            Picked::Nothing(reason) => return Look::Nothing(nothing(reason, &store, wish)),
+            Picked::Nothing(reason) => return Look::Nothing(nothing(shared, reason, &store, wish)),
         };
         if wish.refuse.contains(ticket.node().key()) {
             ticket.finish(now, Outcome::Neutral);
@@ -127,13 +147,15 @@ fn look(shared: &Arc<Shared>, wish: &Wish<'_>, now: Instant) -> Look {
         match Flight::begin(shared, wish.kind, ticket, pinned) {
             Ok(flight) => return Look::Taken(flight),
             Err(Unusable::Gone) => {}
-            Err(Unusable::Another) => return Look::Nothing(nothing(Reason::NoSuchInstance, &store, wish)),
+            Err(Unusable::Another) => {
+                return Look::Nothing(nothing(shared, Reason::NoSuchInstance, &store, wish));
+            }
         }
     }
     Look::Wait
 }
 
-fn nothing(reason: Reason, store: &Store, wish: &Wish<'_>) -> CallError {
+fn nothing(shared: &Shared, reason: Reason, store: &Store, wish: &Wish<'_>) -> CallError {
     let kind = match reason {
         Reason::AllEjected => CallErrorKind::Ejected,
         Reason::Overloaded => CallErrorKind::Overloaded,
@@ -148,9 +170,13 @@ fn nothing(reason: Reason, store: &Store, wish: &Wish<'_>) -> CallError {
         (Reason::NoSuchInstance, Some(pinned)) => {
             format!("`{pinned}`, which the call is pinned to, is not there")
         }
+        (Reason::EmptySubset, _) => match wish.only() {
+            Some(subset) => format!("no instance of the subset `{}` takes new calls", subset.name()),
+            None => reason.to_string(),
+        },
         _ => reason.to_string(),
     };
-    CallError::new(kind, text).with_funnel(wish.funnel(store))
+    CallError::new(kind, text).with_funnel(wish.funnel(shared, store))
 }
 
 /// Waits for a member until the deadline, or until every node failed a dial since the wait began.
@@ -177,7 +203,7 @@ pub(crate) async fn wait(shared: &Arc<Shared>, wish: &Wish<'_>) -> Result<Flight
             Look::Wait | Look::Nothing(_) => {}
         }
         if !patient && dials.look(&group.store.load(), wish) {
-            return Err(unconnected(&group.store.load(), wish));
+            return Err(unconnected(shared, &group.store.load(), wish));
         }
         if shared.is_closed() {
             return Err(CallError::new(CallErrorKind::Transport, "the channel is closed"));
@@ -198,8 +224,9 @@ pub(crate) async fn wait(shared: &Arc<Shared>, wish: &Wish<'_>) -> Result<Flight
 }
 
 /// Nothing is known of the service.
-fn unknown(pending: &Pending) -> CallError {
-    let error = CallError::new(CallErrorKind::RegistryUnavailable, "the registry has not answered yet");
+fn unknown(shared: &Shared, store: &Store, wish: &Wish<'_>, pending: &Pending) -> CallError {
+    let error = CallError::new(CallErrorKind::RegistryUnavailable, "the registry has not answered yet")
+        .with_funnel(wish.funnel(shared, store));
     match &pending.cause {
         Some(cause) => error.with_source(Arc::clone(cause)),
         None => error,
@@ -210,25 +237,26 @@ fn unknown(pending: &Pending) -> CallError {
 fn passed(shared: &Shared, wish: &Wish<'_>, group: &Group) -> CallError {
     let store = group.store.load();
     if let Some(pending) = &store.pending {
-        return unknown(pending);
+        return unknown(shared, &store, wish, pending);
     }
     if store.members.is_empty() {
-        return nothing(Reason::Empty, &store, wish);
+        return nothing(shared, Reason::Empty, &store, wish);
     }
     let what = if shared.peers.connected() == 0 { "connection" } else { "free connection" };
     let error = match wish.deadline.waiting() {
-        Some(bound) => CallError::from(bound.passed(what, limits_at(wish.path, &shared.config)))
-            .with_attempts(failures(&store, wish)),
+        Some(bound) => {
+            CallError::from(bound.passed(what, wish.rule.limits())).with_attempts(failures(&store, wish))
+        }
         None => CallError::new(CallErrorKind::Deadline, format!("no {what} in time")),
     };
-    error.with_funnel(wish.funnel(&store))
+    error.with_funnel(wish.funnel(shared, &store))
 }
 
 /// Every node failed a dial.
-fn unconnected(store: &Store, wish: &Wish<'_>) -> CallError {
+fn unconnected(shared: &Shared, store: &Store, wish: &Wish<'_>) -> CallError {
     CallError::new(CallErrorKind::Connect, "no instance could be connected to")
         .with_attempts(failures(store, wish))
-        .with_funnel(wish.funnel(store))
+        .with_funnel(wish.funnel(shared, store))
 }
 
 /// The last failed dial of each node that the call might have gone to, at most eight of them.
@@ -272,7 +300,7 @@ impl<'a> Waiting<'a> {
         if others < shared.config.max_waiting.max(1) {
             return Ok(waiting);
         }
-        let text = format!("{others} calls wait for a connection already");
+        let text = format!("{others} calls of this client wait for a connection already (`max_waiting`)");
         Err(CallError::new(CallErrorKind::Overloaded, text))
     }
 }

@@ -3,20 +3,23 @@
 //! It is the one writer of what calls read. Records that did not change cost a pointer comparison; nodes in
 //! the intersection of two views keep their connection and their statistics.
 
-use std::{collections::HashMap, pin::pin, sync::Arc, time::Duration};
+use std::{collections::HashMap, future, pin::pin, sync::Arc, time::Duration};
 
 use meshwork_balance::{Arrival, Member, Node, NodeKey};
-use meshwork_core::{
-    AddressRules, Endpoint, Instance, Instances, Scheme, Snapshot, Staleness, Task, Timestamp,
-};
+use meshwork_core::{Instance, Instances, Snapshot, Staleness, Task, Timestamp, Watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Protocol, TlsUse, clock,
+    Protocol,
+    aperture::{Aperture, Chosen},
+    clock,
     http1::Http1,
     link::Link,
+    offer::{endpoints_of, is_forbidden, protocol_of},
     owner,
-    shared::{Kind, Pending, Shared, Store},
+    rules::Pickers,
+    shared::{Kind, Pending, Shared, Store, Tally},
+    standing::Standing,
 };
 
 /// Follows the watch until the channel is dropped or closed.
@@ -26,6 +29,8 @@ use crate::{
 pub(crate) async fn run(shared: Arc<Shared>, stop: CancellationToken) {
     let mut watch = shared.watch.clone();
     let mut book = Book::new(Arc::clone(&shared));
+    // Only who makes something of it follows its own kind.
+    let mut peers = shared.config.local.peers.clone().filter(|_| book.needs_peers());
     // Not all channels of a process rest, and wake, at once.
     let rest = || shared.config.idle.map(clock::aged);
     let mut pulse = pin!(shared.pulse.run(rest()));
@@ -33,6 +38,11 @@ pub(crate) async fn run(shared: Arc<Shared>, stop: CancellationToken) {
         tokio::select! {
             view = watch.changed() => book.apply(&view),
             () = shared.rebuild.notified() => book.apply(&watch.latest()),
+            view = changed(&mut peers) => {
+                if book.stand(&view) {
+                    book.apply(&watch.latest());
+                }
+            }
             () = stop.cancelled() => break,
             () = &mut pulse => {
                 if shared.is_calm() {
@@ -41,6 +51,14 @@ pub(crate) async fn run(shared: Arc<Shared>, stop: CancellationToken) {
                 pulse.set(shared.pulse.run(rest()));
             }
         }
+    }
+}
+
+/// As the watch has it; never without one.
+async fn changed(peers: &mut Option<Watch>) -> Snapshot {
+    match peers {
+        Some(peers) => peers.changed().await,
+        None => future::pending().await,
     }
 }
 
@@ -54,6 +72,8 @@ struct Book {
     /// Links that more than one entry uses.
     crowded: usize,
     lists: [List; 2],
+    aperture: Aperture,
+    standing: Standing,
 }
 
 /// A link with its node and the task that owns its connection.
@@ -69,12 +89,24 @@ struct Held {
 struct List {
     built: bool,
     entries: Vec<Entry>,
+    /// Of the view: instances that are up and left to other clients, and others that are not up.
+    aside: usize,
+    not_up: usize,
 }
 
 struct Entry {
     instance: Arc<Instance>,
+    /// Where it is not that of the record.
+    weight: Option<u16>,
     /// Absent when none of its endpoints may be called.
     place: Option<(LinkKey, Member)>,
+}
+
+impl Entry {
+    /// Whether it is of this very record, with this weight.
+    fn is(&self, instance: &Arc<Instance>, weight: Option<u16>) -> bool {
+        Arc::ptr_eq(&self.instance, instance) && self.weight == weight
+    }
 }
 
 impl List {
@@ -89,7 +121,28 @@ impl List {
 
 impl Book {
     fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, links: HashMap::new(), crowded: 0, lists: Default::default() }
+        let aperture = Aperture::new(&shared.config);
+        Self {
+            shared,
+            links: HashMap::new(),
+            crowded: 0,
+            lists: Default::default(),
+            aperture,
+            standing: Standing::default(),
+        }
+    }
+
+    /// Whether it matters where the process stands among its own kind.
+    fn needs_peers(&self) -> bool {
+        self.aperture.needs_rank() || !self.shared.config.local.zone.is_empty()
+    }
+
+    /// Takes over where the process stands; says whether that is news.
+    fn stand(&mut self, peers: &Snapshot) -> bool {
+        let standing = Standing::of(&self.shared.config.local, peers);
+        let is_news = standing != self.standing;
+        self.standing = standing;
+        is_news
     }
 
     fn apply(&mut self, view: &Snapshot) {
@@ -129,56 +182,69 @@ impl Book {
     }
 
     fn store(&self, kind: Kind, pending: Option<Pending>, members: Arc<[Member]>) {
-        let picker = self.shared.config.policy.picker(Arc::clone(&members));
-        let entries = &self.lists[kind as usize].entries;
-        let unusable = entries.iter().filter(|entry| entry.place.is_none()).count();
-        let store = Store { pending, members, picker, known: entries.len(), unusable };
+        let rules = self.shared.rules.load_full();
+        let pickers = Pickers::new(&rules, &self.shared.config.local, &self.standing, &members);
+        let List { entries, aside, not_up, .. } = &self.lists[kind as usize];
+        let placeless = || entries.iter().filter(|entry| entry.place.is_none());
+        let forbidden = |entry: &&Entry| is_forbidden(kind, &entry.instance, &self.shared.config);
+        let tally = Tally {
+            known: entries.len() + aside + not_up,
+            aside: *aside,
+            not_up: *not_up,
+            unusable: placeless().count(),
+            forbidden: placeless().filter(forbidden).count(),
+        };
+        let store = Store { pending, members, pickers, tally };
         self.shared.group(kind).store.store(Arc::new(store));
     }
 
     /// Brings the members in line with the view.
     fn rebuild(&mut self, kind: Kind, instances: &Arc<Instances>) {
         let list = std::mem::take(&mut self.lists[kind as usize]);
-        let list = if list.is_of(instances) {
-            self.restate(kind, list, instances)
+        let chosen = self.aperture.choose(&self.standing, instances);
+        let mut list = if list.is_of(&chosen.instances) {
+            self.restate(kind, list, &chosen)
         } else {
-            self.merge(kind, list, instances)
+            self.merge(kind, list, &chosen)
         };
+        (list.aside, list.not_up) = (chosen.aside, chosen.not_up);
         let members = if self.crowded > 0 { self.distinct(&list.entries) } else { all(&list.entries) };
         self.lists[kind as usize] = list;
         self.store(kind, None, members);
     }
 
     /// The same ids as before: only changed records are touched.
-    fn restate(&mut self, kind: Kind, mut list: List, instances: &Arc<Instances>) -> List {
-        for (entry, instance) in list.entries.iter_mut().zip(instances.iter()) {
-            if !Arc::ptr_eq(&entry.instance, instance) {
-                let place = self.place(kind, instance);
+    fn restate(&mut self, kind: Kind, mut list: List, chosen: &Chosen<'_>) -> List {
+        for (at, (entry, instance)) in list.entries.iter_mut().zip(&*chosen.instances).enumerate() {
+            let weight = chosen.weight(at);
+            if !entry.is(instance, weight) {
+                let place = self.place(kind, instance, weight);
                 self.release(entry.place.take());
-                *entry = Entry { instance: Arc::clone(instance), place };
+                *entry = Entry { instance: Arc::clone(instance), weight, place };
             }
         }
         list
     }
 
     /// Walks the old and the new list together: both are sorted by id.
-    fn merge(&mut self, kind: Kind, list: List, instances: &Arc<Instances>) -> List {
+    fn merge(&mut self, kind: Kind, list: List, chosen: &Chosen<'_>) -> List {
         let (mut added, mut removed) = (0_usize, 0_usize);
-        let mut entries = Vec::with_capacity(instances.len());
+        let mut entries = Vec::with_capacity(chosen.instances.len());
         let mut old = list.entries.into_iter().peekable();
-        for instance in instances.iter() {
+        for (at, instance) in chosen.instances.iter().enumerate() {
+            let weight = chosen.weight(at);
             while let Some(gone) = old.next_if(|entry| entry.instance.id < instance.id) {
                 removed += 1;
                 self.release(gone.place);
             }
             match old.next_if(|entry| entry.instance.id == instance.id) {
-                Some(same) if Arc::ptr_eq(&same.instance, instance) => entries.push(same),
+                Some(same) if same.is(instance, weight) => entries.push(same),
                 before => {
                     added += usize::from(before.is_none());
                     // Taken before the old place is given back: an unchanged address keeps its node.
-                    let place = self.place(kind, instance);
+                    let place = self.place(kind, instance, weight);
                     self.release(before.and_then(|entry| entry.place));
-                    entries.push(Entry { instance: Arc::clone(instance), place });
+                    entries.push(Entry { instance: Arc::clone(instance), weight, place });
                 }
             }
         }
@@ -190,13 +256,17 @@ impl Book {
             let (service, total) = (&self.shared.service, entries.len());
             tracing::info!(%service, ?kind, added, removed, total, "instances changed");
         }
-        List { built: true, entries }
+        List { built: true, entries, ..List::default() }
     }
 
     /// The link and the member of a record, made where there is none.
-    fn place(&mut self, kind: Kind, instance: &Arc<Instance>) -> Option<(LinkKey, Member)> {
-        let config = &self.shared.config;
-        let endpoints = endpoints_of(kind, instance, config.scheme, config.connect.tls(), &config.addresses)?;
+    fn place(
+        &mut self,
+        kind: Kind,
+        instance: &Arc<Instance>,
+        weight: Option<u16>,
+    ) -> Option<(LinkKey, Member)> {
+        let endpoints = endpoints_of(kind, instance, &self.shared.config)?;
         let protocol = protocol_of(kind, instance, endpoints[0].scheme());
         let key = (NodeKey::new(endpoints), protocol);
         let held = match self.links.get_mut(&key) {
@@ -213,7 +283,8 @@ impl Book {
         };
         held.users += 1;
         self.crowded += usize::from(held.users == 2);
-        let member = Member::new(Arc::clone(&held.node), Arc::clone(instance));
+        let weight = weight.unwrap_or(instance.weight);
+        let member = Member::with_weight(Arc::clone(&held.node), Arc::clone(instance), weight);
         Some((key, member))
     }
 
@@ -289,103 +360,4 @@ fn hold(shared: &Arc<Shared>, (key, protocol): &LinkKey, instance: &Arc<Instance
     let stop = CancellationToken::new();
     let task = tokio::spawn(owner::own(Arc::clone(&link), Arc::clone(shared)));
     Held { link, node, users: 0, _owner: Task::new(name, stop, task) }
-}
-
-/// The endpoints of a record for one kind of call: those of one scheme, which make one node.
-fn endpoints_of(
-    kind: Kind,
-    instance: &Instance,
-    only: Option<Scheme>,
-    tls: TlsUse,
-    rules: &AddressRules,
-) -> Option<Vec<Endpoint>> {
-    let mut order = match kind {
-        Kind::Grpc => [Scheme::Grpc, Scheme::Grpcs, Scheme::Http, Scheme::Https],
-        Kind::Http => [Scheme::Http, Scheme::Https, Scheme::Grpc, Scheme::Grpcs],
-    };
-    if tls != TlsUse::Avoided {
-        // What is offered with TLS for the one kind of call is better than what is offered without for the other.
-        order.sort_by_key(|scheme| !scheme.is_tls());
-    }
-    let allowed = |scheme: Scheme| {
-        let of_scheme = instance.endpoints.iter().filter(move |endpoint| endpoint.scheme() == scheme);
-        of_scheme.filter(|endpoint| rules.objection_to(endpoint).is_none())
-    };
-    let mut schemes = order.into_iter().filter(|scheme| match only {
-        Some(only) => only == *scheme,
-        None => tls != TlsUse::Required || scheme.is_tls(),
-    });
-    let scheme = schemes.find(|scheme| allowed(*scheme).next().is_some())?;
-    Some(allowed(scheme).cloned().collect())
-}
-
-/// Native instances speak HTTP/2 everywhere; a foreign `http` endpoint speaks HTTP/1.1, but for gRPC.
-fn protocol_of(kind: Kind, instance: &Instance, scheme: Scheme) -> Protocol {
-    if instance.is_native() || scheme.is_grpc() || kind == Kind::Grpc {
-        Protocol::Http2
-    } else {
-        Protocol::Http1
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use meshwork_core::{InstanceId, Origin, ServiceName};
-
-    use super::*;
-
-    fn instance(endpoints: &[&str]) -> Instance {
-        let service = ServiceName::new("users").unwrap();
-        let mut instance = Instance::with_id(service, InstanceId::new("users-1").unwrap());
-        instance.endpoints = endpoints.iter().map(|text| text.parse().unwrap()).collect();
-        instance
-    }
-
-    fn chosen(kind: Kind, endpoints: &[&str], only: Option<Scheme>) -> Vec<String> {
-        chosen_with(TlsUse::Avoided, kind, endpoints, only)
-    }
-
-    fn chosen_with(tls: TlsUse, kind: Kind, endpoints: &[&str], only: Option<Scheme>) -> Vec<String> {
-        let found = endpoints_of(kind, &instance(endpoints), only, tls, &AddressRules::default());
-        found.unwrap_or_default().iter().map(ToString::to_string).collect()
-    }
-
-    #[test]
-    fn each_kind_has_its_scheme_and_one_scheme_serves_both() {
-        let both = ["http://10.0.0.1:80", "grpc://10.0.0.1:90", "grpc://[fd00::1]:90"];
-        assert_eq!(chosen(Kind::Http, &both, None), ["http://10.0.0.1:80"]);
-        assert_eq!(chosen(Kind::Grpc, &both, None), ["grpc://10.0.0.1:90", "grpc://[fd00::1]:90"]);
-        assert_eq!(chosen(Kind::Grpc, &both[..1], None), ["http://10.0.0.1:80"]);
-        assert_eq!(chosen(Kind::Http, &both[1..2], None), ["grpc://10.0.0.1:90"]);
-        assert_eq!(chosen(Kind::Http, &both, Some(Scheme::Grpc)).len(), 2);
-        assert!(chosen(Kind::Http, &both, Some(Scheme::Https)).is_empty());
-    }
-
-    #[test]
-    fn with_tls_configured_nothing_is_sent_in_the_clear_unless_asked_for() {
-        let all = ["http://10.0.0.1:80", "https://10.0.0.1:443", "grpc://10.0.0.1:90"];
-        assert_eq!(chosen(Kind::Http, &all, None), ["http://10.0.0.1:80"]);
-        for tls in [TlsUse::Preferred, TlsUse::Required] {
-            assert_eq!(chosen_with(tls, Kind::Http, &all, None), ["https://10.0.0.1:443"]);
-            assert_eq!(chosen_with(tls, Kind::Grpc, &all, None), ["https://10.0.0.1:443"]);
-            assert_eq!(chosen_with(tls, Kind::Grpc, &all, Some(Scheme::Grpc)), ["grpc://10.0.0.1:90"]);
-        }
-        assert_eq!(chosen_with(TlsUse::Preferred, Kind::Http, &all[..1], None), ["http://10.0.0.1:80"]);
-        assert!(chosen_with(TlsUse::Required, Kind::Http, &all[..1], None).is_empty());
-    }
-
-    #[test]
-    fn addresses_that_may_not_be_called_are_no_endpoints() {
-        assert!(chosen(Kind::Http, &["http://169.254.1.1:80"], None).is_empty());
-    }
-
-    #[test]
-    fn only_foreign_http_endpoints_speak_http1() {
-        let mut record = instance(&["http://10.0.0.1:80"]);
-        assert_eq!(protocol_of(Kind::Http, &record, Scheme::Http), Protocol::Http2);
-        record.origin = Origin::Foreign;
-        assert_eq!(protocol_of(Kind::Http, &record, Scheme::Http), Protocol::Http1);
-        assert_eq!(protocol_of(Kind::Grpc, &record, Scheme::Http), Protocol::Http2);
-        assert_eq!(protocol_of(Kind::Http, &record, Scheme::Grpc), Protocol::Http2);
-    }
 }

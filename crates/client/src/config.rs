@@ -2,11 +2,12 @@
 
 use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
 
-use meshwork_balance::{P2c, Policy};
-use meshwork_core::{AddressRules, InstanceId, Scheme};
+use http::HeaderName;
+use meshwork_balance::{P2c, Policy, Subset, Subsetting};
+use meshwork_core::{AddressRules, InstanceId, Scheme, Watch};
 use meshwork_resilience::{Budget, deadline::Limit};
 
-use crate::{Connect, TcpConnect};
+use crate::{Connect, LimitConfig, MethodConfig, TcpConnect};
 
 /// How a service is called. Every field has a default that works.
 #[derive(Clone)]
@@ -33,8 +34,26 @@ pub struct ClientConfig {
     /// idempotent calls with a body of at most 64 KiB, at most 2 % of them (and 5 per second besides), within the
     /// budget of retries. Default `false`.
     pub hedge: bool,
-    /// How an instance is chosen. Default [`P2c`].
+    /// How an instance is chosen. Default [`P2c`]. Zones and subsets divide the instances first; then it chooses
+    /// among those of one part.
     pub policy: Arc<dyn Policy>,
+    /// The header whose value is the key of a call: calls of one key meet one instance where the policy knows how
+    /// ([`RingHash`](meshwork_balance::RingHash)), and stay on one side of a subset's share. A hash given as an
+    /// option wins. Default `None`.
+    pub hash_header: Option<HeaderName>,
+    /// The parts of the service that calls are sent to by rule. A call asks for a subset by its lane; calls of no
+    /// lane, or of one that is no subset here, go by the shares. Default: none.
+    pub subsets: Vec<Subset>,
+    /// Whether the own zone comes first.
+    pub zones: ZoneConfig,
+    /// How many instances are connected to, 1 and up: for large fleets. A ring aperture where the process knows its
+    /// rank ([`Local::peers`]), else a choice by rendezvous. Pinned calls reach only those that were chosen. Default
+    /// `None`: all.
+    pub aperture: Option<usize>,
+    /// Another way to choose the instances that are connected to; `aperture` is not asked then. Default `None`.
+    pub subsetting: Option<Arc<dyn Subsetting>>,
+    /// How many calls may run at a time and begin per second. Default: as many as come.
+    pub limit: LimitConfig,
     /// The only scheme to use. Default `None`: `grpc` for gRPC calls, `http` for others, and whichever is
     /// offered when it is only one.
     pub scheme: Option<Scheme>,
@@ -79,6 +98,12 @@ impl Default for ClientConfig {
             retry: RetryConfig::default(),
             hedge: false,
             policy: Arc::new(P2c::default()),
+            hash_header: None,
+            subsets: Vec::new(),
+            zones: ZoneConfig::default(),
+            aperture: None,
+            subsetting: None,
+            limit: LimitConfig::default(),
             scheme: None,
             methods: HashMap::new(),
             addresses: AddressRules::default(),
@@ -103,6 +128,11 @@ impl fmt::Debug for ClientConfig {
             .field("connect_timeout", &self.connect_timeout)
             .field("retry", &self.retry)
             .field("hedge", &self.hedge)
+            .field("hash_header", &self.hash_header)
+            .field("subsets", &self.subsets)
+            .field("zones", &self.zones)
+            .field("aperture", &self.aperture)
+            .field("limit", &self.limit)
             .field("scheme", &self.scheme)
             .field("methods", &self.methods)
             .field("addresses", &self.addresses)
@@ -129,27 +159,28 @@ impl Default for RetryConfig {
     }
 }
 
-/// What holds for one method.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// Whether calls stay in the caller's zone as far as it can carry them
+/// ([`ZoneAware`](meshwork_balance::ZoneAware)).
+#[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
-pub struct MethodConfig {
-    /// The longest time of a call, its body included. Default `None`: the client's.
-    pub timeout: Option<Limit>,
-    /// Whether it may run twice, so that a failed call may be tried again. Default `false`.
-    pub idempotent: bool,
-    /// Whether slow calls get a second attempt. Default `None`: as the client's.
-    pub hedge: Option<bool>,
+pub struct ZoneConfig {
+    /// `None`, the default: where the own zone is known and so is how the callers are spread over the zones
+    /// ([`Local::peers`]). `true`: also where only the zone is known; each zone is taken to call as much as another
+    /// then. `false`: never. Without a known zone of its own no client looks at zones.
+    pub aware: Option<bool>,
+    /// How many times the mean load an instance may get for the sake of staying in the zone, 1.0 to 1000.0; what
+    /// is more spills over to the zones that have room. Default 1.05.
+    pub max_skew: f64,
 }
 
-impl MethodConfig {
-    /// From its parts; hedged as the client's calls are.
-    pub fn new(timeout: Option<Limit>, idempotent: bool) -> Self {
-        Self { timeout, idempotent, hedge: None }
+impl Default for ZoneConfig {
+    fn default() -> Self {
+        Self { aware: None, max_skew: 1.05 }
     }
 }
 
 /// What the calling process knows of itself; all of it optional.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct Local {
     /// Its own region; empty when unknown.
@@ -158,6 +189,9 @@ pub struct Local {
     pub zone: Arc<str>,
     /// Its own instance, when it is one.
     pub instance: Option<InstanceId>,
+    /// The instances of its own service: how its callers are spread over the zones, and, when `instance` is among
+    /// them, which of how many clients it is. Followed while the channel lives. Default `None`.
+    pub peers: Option<Watch>,
 }
 
 #[cfg(test)]

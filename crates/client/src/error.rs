@@ -16,7 +16,8 @@ pub enum CallErrorKind {
     RegistryUnavailable,
     /// Every connected instance is ejected for failing.
     Ejected,
-    /// No capacity: too many calls wait, or the instances refused for overload.
+    /// No capacity: this client's [limit](crate::LimitConfig) is reached, too many calls wait for a connection, or
+    /// the instances refused for overload. The error says which, and its attempts tell who refused.
     Overloaded,
     /// The time allowed for the call passed; the error says which limit it was and where it was set.
     Deadline,
@@ -270,7 +271,8 @@ impl fmt::Display for Headline<'_> {
             Some(service) => write!(f, "calling `{service}`: {}", self.0.text)?,
             None => f.write_str(&self.0.text)?,
         }
-        if let Some(funnel) = &self.0.funnel {
+        // Where the registry has not answered, the text says so already.
+        if let Some(funnel) = self.0.funnel.as_deref().filter(|funnel| funnel.answered) {
             write!(f, " ({funnel})")?;
         }
         if self.0.delivered == Delivered::Maybe {

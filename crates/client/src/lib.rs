@@ -6,6 +6,7 @@
 //! its own for plain HTTP. It never registers anything and knows no registry.
 #![deny(missing_docs)]
 
+mod aperture;
 mod body;
 mod channel;
 mod choose;
@@ -25,15 +26,20 @@ mod held;
 mod http1;
 mod http2;
 mod io;
+mod limit;
 mod lines;
 mod link;
+mod method;
 mod names;
+mod offer;
 mod options;
 mod owner;
 mod pulse;
+mod rules;
 mod shared;
 mod spares;
 mod stack;
+mod standing;
 mod table;
 mod target;
 #[cfg(feature = "tls")]
@@ -44,17 +50,19 @@ mod verdict;
 
 pub use body::Body;
 pub use channel::{CallFuture, Channel};
-pub use config::{ClientConfig, Local, MethodConfig, RetryConfig};
+pub use config::{ClientConfig, Local, RetryConfig, ZoneConfig};
 pub use connect::{Connect, Connected, Protocol, TcpConnect, TlsUse};
 pub use error::{Attempt, AttemptPhase, CallError, CallErrorKind};
 pub use funnel::{Funnel, Missing};
 pub use io::Io;
+pub use limit::{LimitConfig, LimitView};
 pub use link::ConnectionState;
 /// How an instance is chosen: the policies, and what a policy of one's own is made of.
 pub use meshwork_balance as balance;
-pub use meshwork_resilience::deadline::Limit;
+pub use meshwork_resilience::{deadline::Limit, hedge::HedgeStats};
+pub use method::MethodConfig;
 pub use options::{CallOptions, OptionsExt};
-pub use table::{ClusterView, NodeView};
+pub use table::{ClusterView, NodeView, SubsetView};
 #[cfg(feature = "tls")]
 pub use tls::{TlsConfig, TlsConnect};
 pub use verbs::{HeaderFault, RequestBuilder, Response};

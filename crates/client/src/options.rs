@@ -139,7 +139,7 @@ impl CallOptions {
 }
 
 /// FNV-1a, 64 bits (Fowler, Noll, Vo), then mixed: the same key gives the same hash in every process.
-fn hash_of(key: &[u8]) -> u64 {
+pub(crate) fn hash_of(key: &[u8]) -> u64 {
     let fnv = key.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
     });

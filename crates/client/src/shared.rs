@@ -9,18 +9,21 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use meshwork_balance::{Member, Peers, Picker};
+use meshwork_balance::{Member, Peers};
 use meshwork_core::{Error, ErrorKind, ServiceName, Watch};
-use meshwork_resilience::{
-    Budget,
-    hedge::{HedgePolicy, Methods},
-};
+use meshwork_resilience::Budget;
 use tokio::{
     sync::{Notify, Semaphore},
     time::Instant,
 };
 
-use crate::{ClientConfig, clock::Clock, pulse::Pulse};
+use crate::{
+    ClientConfig,
+    clock::Clock,
+    pulse::Pulse,
+    rules::{Pickers, Rules},
+    standing::Standing,
+};
 
 /// Dials under way at a time.
 const DIALS: usize = 128;
@@ -36,15 +39,26 @@ impl Kind {
     pub(crate) const ALL: [Self; 2] = [Self::Grpc, Self::Http];
 }
 
-/// The members of one kind and their picker: always stored together.
+/// The members of one kind and their pickers: always stored together.
 pub(crate) struct Store {
     /// The error behind a view that was never read; `None` once something was.
     pub(crate) pending: Option<Pending>,
     pub(crate) members: Arc<[Member]>,
-    pub(crate) picker: Box<dyn Picker>,
-    /// Records in the view, and those without an endpoint that may be called.
+    pub(crate) pickers: Pickers,
+    pub(crate) tally: Tally,
+}
+
+/// The records of a view that are no members, by reason.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Tally {
+    /// All records.
     pub(crate) known: usize,
+    /// Left to other clients by the aperture, and left out by it because they are not up.
+    pub(crate) aside: usize,
+    pub(crate) not_up: usize,
+    /// Without an endpoint that may be called, and those of them whose addresses are the reason.
     pub(crate) unusable: usize,
+    pub(crate) forbidden: usize,
 }
 
 /// Nothing was ever read.
@@ -80,8 +94,8 @@ pub(crate) struct Shared {
     pub(crate) clock: Clock,
     pub(crate) peers: Arc<Peers>,
     pub(crate) budget: Budget,
-    /// What is known of the latency of each method; only where any is hedged.
-    pub(crate) hedges: Option<Methods>,
+    /// What holds for calls, of the moment.
+    pub(crate) rules: ArcSwap<Rules>,
     pub(crate) pulse: Pulse,
     pub(crate) dials: Semaphore,
     pub(crate) waiting: AtomicUsize,
@@ -94,22 +108,21 @@ pub(crate) struct Shared {
 impl Shared {
     pub(crate) fn new(service: ServiceName, watch: Watch, config: ClientConfig) -> Arc<Self> {
         let clock = Clock::new();
+        let rules = Arc::new(Rules::new(&config, None));
         let group = || Group {
             wanted: AtomicBool::new(false),
             store: ArcSwap::from_pointee(Store {
                 pending: Some(Pending { cause: None }),
                 members: Arc::new([]),
-                picker: config.policy.picker(Arc::new([])),
-                known: 0,
-                unusable: 0,
+                pickers: Pickers::new(&rules, &config.local, &Standing::default(), &Arc::from([])),
+                tally: Tally::default(),
             }),
             changed: Notify::new(),
             freed: Notify::new(),
         };
-        let hedges = config.hedge || config.methods.values().any(|method| method.hedge == Some(true));
         Arc::new(Self {
-            hedges: hedges.then(|| Methods::new(HedgePolicy::default())),
             groups: [group(), group()],
+            rules: ArcSwap::new(rules),
             budget: Budget::new(config.retry.budget, config.retry.min_per_second, Instant::now()),
             peers: Peers::new(move || clock.now()),
             pulse: Pulse::new(config.ping_interval),
@@ -126,6 +139,13 @@ impl Shared {
 
     pub(crate) fn group(&self, kind: Kind) -> &Group {
         &self.groups[kind as usize]
+    }
+
+    /// What holds for calls from now on. What does not is `config`'s for the life of the channel.
+    pub(crate) fn change(&self, config: &ClientConfig) {
+        let before = self.rules.load();
+        self.rules.store(Arc::new(Rules::new(config, Some(&before))));
+        self.rebuild.notify_one();
     }
 
     /// Says that calls of this kind are made.

@@ -2,82 +2,66 @@
 //!
 //! 1. **context and deadline**: everything inside must know how long it may take and on whose behalf;
 //! 2. **reading the body ahead**: once, before any attempt, so that each can send it again;
-//! 3. **recovery** (re-route, retry with budget): outside the pick, because another attempt is another pick;
-//! 4. **pick**: outside the attempt's time-out, because waiting for a connection is no node's fault;
-//! 5. **attempt time-out**: outside the exchange, so that its passing is the node's failure, not a cancel;
-//! 6. **ticket and exchange**: innermost, so that exactly what the node did is counted on it.
+//! 3. **limits** (calls at a time, calls per second): outside recovery, because a call waits for its turn once
+//!    and a refusal of our own is nothing to retry; the method's limit before the client's, the narrower first;
+//! 4. **recovery** (re-route, retry with budget): outside the pick, because another attempt is another pick;
+//! 5. **pick** (subset, zone, policy): outside the attempt's time-out, because waiting for a connection is no
+//!    node's fault;
+//! 6. **attempt time-out**: outside the exchange, so that its passing is the node's failure, not a cancel;
+//! 7. **ticket and exchange**: innermost, so that exactly what the node did is counted on it.
 //!
-//! Around 5 and 6 stands hedging, where it is on: a second attempt is another pick, and both are one to recovery.
-//! Room is left between 2 and 3 for limits and shedding.
+//! Around 6 and 7 stands hedging, where it is on: a second attempt is another pick, and both are one to recovery.
+//! The span of tracing is around all of it, in `channel.rs`. 1 and 2 are made by `begin`, which needs no waiting;
+//! all else by `run`.
 
-use std::{pin::pin, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, Version, header, request::Parts};
+use http::{Response, request::Parts};
 use hyper::body::Incoming;
-use meshwork_balance::{Node, NodeKey, Outcome};
-use meshwork_core::{BoxError, Context, Delivered, Priority, Verdict, headers, timeout};
+use meshwork_balance::{Node, NodeKey, Outcome, SubsetId};
+use meshwork_core::{Delivered, Verdict};
 use meshwork_resilience::{
     Backoff, Jitter, chance,
-    deadline::{self, Asked, Bound, Deadline},
-    is_safe,
+    deadline::Deadline,
     retry::{Allowed, Chain, Next, Recovery, Trouble},
 };
 use tokio::time::{self, Instant};
 
 use crate::{
-    Attempt, AttemptPhase, Body, CallError, CallErrorKind, CallOptions, Protocol,
-    body::Until,
+    Attempt, AttemptPhase, Body, CallError, CallOptions,
     choose::{self, Wish},
-    deadline::{limits, limits_at, method_of},
-    expiry::Expiry,
     failure::Failure,
     flight::{Flight, link_of},
-    names,
+    rules::Ruled,
     shared::{Kind, Shared},
-    upload::{Outbound, Upload},
-    verdict::{self, Head, Unavailable},
+    upload::Upload,
+    verdict::Unavailable,
 };
 
+mod admit;
+mod attempt;
+mod begin;
 mod hedge;
+
+use admit::Places;
+
+pub(crate) use begin::{Inherited, begin};
 
 /// The time left of a call without any limit.
 const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
 /// Pauses from the second retry on.
 const PAUSES: Backoff = Backoff::new(Duration::from_millis(10), Duration::from_secs(1), Jitter::Fifth);
-/// Less time than this is no fair time for a node to answer.
-const FAIR_TIME: Duration = Duration::from_millis(20);
-
-/// What a call takes over from the call being served.
-#[derive(Default)]
-pub(crate) struct Inherited {
-    deadline: Option<Instant>,
-    trace: Option<Arc<str>>,
-    priority: Priority,
-    lane: Option<Arc<str>>,
-    attempt: u32,
-}
-
-impl Inherited {
-    /// From the running task's context.
-    pub(crate) fn current() -> Self {
-        Context::with_current(|context| {
-            context.map_or_else(Self::default, |context| Self {
-                deadline: context.deadline,
-                trace: context.trace.clone(),
-                priority: context.priority,
-                lane: context.lane.clone(),
-                attempt: context.attempt,
-            })
-        })
-    }
-}
 
 /// One call between its attempts.
 pub(crate) struct Call {
     shared: Arc<Shared>,
     options: Arc<CallOptions>,
+    rule: Ruled,
     kind: Kind,
+    /// Calls of one hash prefer one node.
+    hash: Option<u64>,
+    /// What the call's lane asks for.
+    subset: Option<SubsetId>,
     head: Parts,
     upload: Upload,
     deadline: Deadline,
@@ -95,14 +79,6 @@ pub(crate) struct Call {
     recovery: Recovery,
 }
 
-/// What the headers of a request say of the call.
-struct Said {
-    kind: Kind,
-    timeout: Option<Duration>,
-    traced: bool,
-    upgrade: bool,
-}
-
 /// What one attempt came to.
 enum Came {
     Answer(Response<Body>),
@@ -110,125 +86,6 @@ enum Came {
     Unavailable(Response<Incoming>, Flight, Option<Outcome>, Unavailable),
     Failed(Failure, Arc<Node>),
     Over(CallError, Arc<Node>),
-}
-
-/// Begins a call: all that needs no waiting.
-///
-/// # Errors
-/// [`Invalid`](CallErrorKind::Invalid) when it cannot be made as it was asked,
-/// [`Unsupported`](CallErrorKind::Unsupported) when it asks for an upgrade,
-/// [`Deadline`](CallErrorKind::Deadline) when it has no time left.
-pub(crate) fn begin<B>(
-    shared: Arc<Shared>,
-    options: Arc<CallOptions>,
-    inherited: &Inherited,
-    request: Request<B>,
-) -> Result<Box<Call>, CallError>
-where
-    B: http_body::Body<Data = Bytes> + Send + 'static,
-    B::Error: Into<BoxError>,
-{
-    if let Some(fault) = options.fault() {
-        let error = CallError::new(CallErrorKind::Invalid, "pinning the call to an instance");
-        return Err(error.with_source(fault.clone()).with_service(&shared.service));
-    }
-    let begun = Instant::now();
-    let (mut head, body) = request.into_parts();
-    let said = Said::by(&head.headers);
-    if said.upgrade || head.method == Method::CONNECT {
-        let text = "upgrades (WebSocket, CONNECT) need a connection of their own: open one to an address of the channel's nodes";
-        return Err(CallError::new(CallErrorKind::Unsupported, text).with_service(&shared.service));
-    }
-    shared.want(said.kind);
-    shared.budget.called(begun);
-
-    // 1. context and deadline
-    let path = head.uri.path();
-    let method = method_of(path, &shared.config);
-    let asked = Asked { inherited: inherited.deadline, header: said.timeout, option: options.timeout };
-    let deadline = Deadline::new(begun, &asked, limits(method, &shared.config));
-    if let Some(bound) = deadline.waiting().filter(|bound| bound.at() <= begun) {
-        return Err(CallError::from(bound.passed("time left", limits(method, &shared.config)))
-            .with_service(&shared.service));
-    }
-    let idempotent = options.idempotent.unwrap_or_else(|| {
-        let is_promised = said.kind == Kind::Http && is_safe(&head.method);
-        method.is_some_and(|method| method.idempotent) || is_promised
-    });
-
-    // 2. reading the body ahead
-    let upload = Upload::read_ahead(body).map_err(|error| {
-        CallError::new(CallErrorKind::Invalid, "reading the body of the request")
-            .with_source(error)
-            .with_service(&shared.service)
-    })?;
-    // Written before the headers are copied for an attempt: a copy has no room for more.
-    // The client's own limit stays here: it ends at the head, and the peer would cut the body by it.
-    if let Some(bound) = deadline.body() {
-        let (is_grpc, config) = (said.kind == Kind::Grpc, &shared.config);
-        let limits = limits_at(head.uri.path(), config);
-        deadline::write_first(&mut head.headers, is_grpc, bound, begun, limits);
-    }
-    write_context(&mut head.headers, &said, &options, inherited);
-    let allowed = Allowed {
-        idempotent,
-        kept: upload.is_kept(),
-        nested: inherited.attempt > 0,
-        attempts: shared.config.retry.attempts,
-    };
-    // Boxed, so that it is not moved about with the future.
-    Ok(Box::new(Call {
-        shared,
-        options,
-        kind: said.kind,
-        head,
-        upload,
-        deadline,
-        allowed,
-        begun,
-        attempt: inherited.attempt,
-        avoid: Vec::new(),
-        failed: Vec::new(),
-        attempts: Vec::new(),
-        delivered: Delivered::No,
-        recovery: Recovery::default(),
-    }))
-}
-
-impl Said {
-    /// In one pass.
-    fn by(request: &HeaderMap) -> Self {
-        let mut said = Self { kind: Kind::Http, timeout: None, traced: false, upgrade: false };
-        let timeout = |value: &HeaderValue| value.to_str().ok().and_then(timeout::parse);
-        for (name, value) in request {
-            match name.as_str() {
-                "content-type" if value.to_str().is_ok_and(headers::is_grpc) => said.kind = Kind::Grpc,
-                headers::GRPC_TIMEOUT | headers::TIMEOUT => said.timeout = timeout(value).or(said.timeout),
-                headers::TRACEPARENT => said.traced = true,
-                "upgrade" => said.upgrade = true,
-                _ => {}
-            }
-        }
-        said
-    }
-}
-
-/// What travels with every attempt.
-fn write_context(to: &mut HeaderMap, said: &Said, options: &CallOptions, inherited: &Inherited) {
-    let priority = options.priority.unwrap_or(inherited.priority);
-    if priority != Priority::Normal {
-        to.insert(names::PRIORITY.clone(), HeaderValue::from_static(priority.as_str()));
-    }
-    if let Some(lane) = options.lane.as_ref().or(inherited.lane.as_ref())
-        && let Ok(lane) = HeaderValue::from_str(lane)
-    {
-        to.insert(names::LANE.clone(), lane);
-    }
-    if let Some(trace) = inherited.trace.as_ref().filter(|_| !said.traced)
-        && let Ok(trace) = HeaderValue::from_str(trace)
-    {
-        to.insert(names::TRACEPARENT.clone(), trace);
-    }
 }
 
 impl Call {
@@ -241,11 +98,21 @@ impl Call {
     /// # Cancel safety
     /// Dropping the future cancels the call.
     pub(crate) async fn run<K>(mut self: Box<Self>, _keep: K) -> Result<Response<Body>, CallError> {
-        // 3. recovery
+        // 3. limits
+        let mut places = Places::default();
+        if !self.admit_at_once(&mut places) {
+            // Boxed, so that calls which need not wait do not carry its room.
+            let admitted = Box::pin(self.admit(&mut places)).await;
+            admitted.map_err(|error| error.with_service(&self.shared.service))?;
+        }
+        // Refused calls are none: they earn no retries.
+        self.shared.budget.called(self.begun);
+
+        // 4. recovery
         let mut insist = false;
         let mut chosen = None;
         loop {
-            // 4. pick
+            // 5. pick
             let (flight, began) = match chosen.take() {
                 Some(chosen) => chosen,
                 None => {
@@ -313,12 +180,12 @@ impl Call {
     }
 
     fn after(&mut self, trouble: &Trouble, node: &Node) -> Next {
-        let (shared, kind, failed) = (&self.shared, self.kind, &self.failed);
-        let pinned = self.is_pinned();
-        let others = || !pinned && choose::has_others(shared, kind, failed, node.key());
-        let budget = || shared.budget.take(Instant::now());
-        let next =
-            self.recovery.next(trouble, &self.allowed, &PAUSES, self.left(), chance::bits, others, budget);
+        let mut recovery = std::mem::take(&mut self.recovery);
+        let others = || self.has_others(node);
+        let budget = || self.shared.budget.take(Instant::now());
+        let left = self.left();
+        let next = recovery.next(trouble, &self.allowed, &PAUSES, left, chance::bits, others, budget);
+        self.recovery = recovery;
         if matches!(next, Next::Stop(why) if why.is_spent() || self.recovery.retries() > 0) {
             Chain::spent();
         }
@@ -326,6 +193,12 @@ impl Call {
             self.delivered = Delivered::Maybe;
         }
         next
+    }
+
+    /// Whether anybody but the nodes that failed and this one could be asked.
+    fn has_others(&self, node: &Node) -> bool {
+        let wish = self.wish(false);
+        !self.is_pinned() && choose::has_others(&self.shared, &wish, &self.failed, node.key())
     }
 
     fn is_pinned(&self) -> bool {
@@ -343,142 +216,13 @@ impl Call {
             kind: self.kind,
             options: &self.options,
             deadline: &self.deadline,
+            rule: &self.rule,
             path: self.head.uri.path(),
+            hash: self.hash,
+            subset: self.subset,
             avoid: &self.avoid,
             refuse: if insist { &self.failed } else { &[] },
         }
-    }
-
-    // 5. attempt time-out, and 6. ticket and exchange; the `nth` of several at a time
-    async fn attempt(&self, mut flight: Flight, now: Instant, nth: u32) -> Came {
-        let exact = self.kind == Kind::Http;
-        let body = match self.upload.whole(exact) {
-            Some(body) => body,
-            None => match Box::pin(self.upload.attempt(exact)).await {
-                Some(body) => body,
-                None => {
-                    let node = flight.node();
-                    flight.finish(Outcome::Neutral, false);
-                    return Came::Failed(Failure::spent(), node);
-                }
-            },
-        };
-        let bound = self.deadline.exchange(self.upload.is_stream());
-        let request = self.request(&flight, body, self.deadline.body(), now, nth);
-        let limit = self.attempt_limit();
-        let attempt_ends = limit.and_then(|limit| now.checked_add(limit));
-        let ends = bound.map(Bound::at).into_iter().chain(attempt_ends).min();
-        let exchanged = {
-            let exchange = pin!(flight.exchange(request));
-            match ends {
-                None => Some(exchange.await),
-                Some(at) if Expiry::is_for(now, at) => self.shared.pulse.expiry.within(at, exchange).await,
-                Some(at) => time::timeout_at(at, exchange).await.ok(),
-            }
-        };
-        let Some(exchanged) = exchanged else { return self.timed_out(flight, now, ends, bound, limit) };
-        let answer = match exchanged {
-            Ok(answer) => answer,
-            Err(failure) => {
-                let node = flight.node();
-                flight.fail(&failure);
-                return Came::Failed(failure, node);
-            }
-        };
-        match verdict::of_head(self.kind, &answer) {
-            Head::Refused(failure, why) => {
-                let node = flight.node();
-                flight.refused(&failure, why);
-                Came::Failed(failure, node)
-            }
-            Head::Answer { verdict, unavailable: Some(unavailable) } => {
-                Came::Unavailable(answer, flight, verdict, unavailable)
-            }
-            Head::Answer { verdict, unavailable: None } => Came::Answer(self.answer(answer, flight, verdict)),
-        }
-    }
-
-    fn attempt_limit(&self) -> Option<Duration> {
-        self.options
-            .attempt_timeout
-            .or_else(|| self.shared.config.attempt_timeout.as_ref().map(crate::Limit::duration))
-    }
-
-    fn timed_out(
-        &self,
-        flight: Flight,
-        began: Instant,
-        ends: Option<Instant>,
-        bound: Option<&Bound>,
-        limit: Option<Duration>,
-    ) -> Came {
-        let node = flight.node();
-        match bound.filter(|bound| Some(bound.at()) <= ends) {
-            Some(bound) => {
-                // The rest of a call's time may be too short for any node.
-                let had = began.elapsed();
-                let is_fair = had >= FAIR_TIME && had >= self.begun.elapsed() / 2;
-                flight.timed_out(is_fair);
-                let passed = bound.passed("answer", limits_at(self.head.uri.path(), &self.shared.config));
-                Came::Over(passed.delivered_maybe().into(), node)
-            }
-            None => {
-                flight.timed_out(true);
-                Came::Failed(Failure::attempt_timeout(limit.unwrap_or_default()), node)
-            }
-        }
-    }
-
-    fn answer(&self, answer: Response<Incoming>, flight: Flight, verdict: Option<Outcome>) -> Response<Body> {
-        let until = self.deadline.body().map(|bound| Until::new(*bound, self.head.uri.path()));
-        answer.map(|incoming| Body::new(incoming, flight, verdict, until))
-    }
-
-    /// The request of one attempt.
-    fn request(
-        &self,
-        flight: &Flight,
-        body: Outbound,
-        bound: Option<&Bound>,
-        now: Instant,
-        nth: u32,
-    ) -> Request<Outbound> {
-        let link = flight.link();
-        let target = link.target();
-        let mut request = Request::new(body);
-        *request.method_mut() = self.head.method.clone();
-        let fields = request.headers_mut();
-        *fields = self.head.headers.clone();
-        if let Some(bound) = bound
-            && now != self.begun
-        {
-            deadline::write(fields, self.kind == Kind::Grpc, bound, now);
-        }
-        let attempt = self.attempt.saturating_add(u32::from(self.recovery.retries()) + nth);
-        if attempt > 0 {
-            fields.insert(names::ATTEMPT.clone(), HeaderValue::from(attempt));
-        }
-        if let Some(id) = &self.options.instance
-            && link.record().is_native()
-            && let Ok(to) = HeaderValue::try_from(format!("{}/{id}", self.shared.service))
-        {
-            fields.insert(names::TO.clone(), to);
-        }
-        let uri = target.uri_of(&self.head.uri);
-        match flight.protocol() {
-            Protocol::Http2 => {
-                *request.version_mut() = Version::HTTP_2;
-                *request.uri_mut() = uri;
-            }
-            Protocol::Http1 => {
-                let host = self.head.uri.authority().and_then(|a| HeaderValue::from_str(a.as_str()).ok());
-                fields.entry(header::HOST).or_insert_with(|| host.unwrap_or_else(|| target.host().clone()));
-                let path = uri.path_and_query().cloned();
-                *request.version_mut() = Version::HTTP_11;
-                *request.uri_mut() = path.map_or_else(http::Uri::default, http::Uri::from);
-            }
-        }
-        request
     }
 
     fn left(&self) -> Duration {
@@ -515,6 +259,8 @@ impl Call {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+    use http::Request;
     use http_body_util::Full;
     use meshwork_core::{ServiceName, Watch};
 

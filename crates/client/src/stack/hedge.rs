@@ -15,7 +15,6 @@ use super::{Call, Came};
 use crate::{
     AttemptPhase,
     choose::{self, Wish},
-    deadline::method_of,
     flight::Flight,
 };
 
@@ -39,15 +38,12 @@ impl Call {
     /// What is known of the method's latency, and after how long a hedge may follow; `None` where calls are not
     /// hedged. A first attempt only.
     pub(super) fn hedging(&self, began: Instant) -> Option<(Arc<Hedging>, Option<Duration>)> {
-        let methods = self.shared.hedges.as_ref()?;
-        let path = self.head.uri.path();
-        let method = method_of(path, &self.shared.config);
-        let is_on = method.and_then(|method| method.hedge).unwrap_or(self.shared.config.hedge);
-        if !is_on || self.is_pinned() || !self.attempts.is_empty() {
+        let methods = self.rule.hedges()?;
+        if self.is_pinned() || !self.attempts.is_empty() {
             return None;
         }
         let Allowed { idempotent, kept, nested, .. } = self.allowed;
-        let hedging = methods.of(path, began);
+        let hedging = methods.of(self.head.uri.path(), began);
         Some((Arc::clone(hedging), hedging.after(Suits { idempotent, kept, nested }, began)))
     }
 
@@ -113,7 +109,7 @@ impl Call {
 
     /// A place for the hedge on another node than the first attempt's, if the budget has one.
     fn second(&self, first: &Node, hedging: &Hedging) -> Option<Flight> {
-        if !choose::has_others(&self.shared, self.kind, &self.failed, first.key()) {
+        if !self.has_others(first) {
             return None;
         }
         let refuse = slice::from_ref(first.key());

@@ -220,7 +220,7 @@ async fn an_error_counts_where_each_instance_was_stopped_and_the_view_says_the_s
     let error = text(channel.get("/")).await.unwrap_err();
     let funnel = *error.funnel().unwrap();
     assert_eq!((error.kind(), funnel.missing()), (CallErrorKind::Connect, Missing::Connection));
-    let words = "(of 4 instances known: 1 not up, 1 without an endpoint that may be called, 2 not connected)";
+    let words = "(of 4 instances known: 1 not up, 1 at addresses that may not be called, 2 not connected)";
     assert!(error.to_string().contains(words), "{error}");
     assert_eq!(channel.cluster_view().http, Some(funnel));
     assert_eq!(channel.cluster_view().grpc, None);
