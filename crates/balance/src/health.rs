@@ -68,9 +68,13 @@ impl Node {
         {
             return true;
         }
-        let (successes, failures) = self.window.totals(now);
-        let calls = successes + failures;
-        calls >= rules.calls_at_least.max(1) && (successes as f32) < calls as f32 * rules.success_rate
+        // A node that fails is asked little. What it has to show for itself is compared with what is asked for, not
+        // waited for; and what went well before it began to fail must not stand for it until the window's very end.
+        let is_bad = |(successes, failures): (u32, u32)| {
+            let calls = (successes + failures).max(rules.calls_at_least.max(1));
+            ((calls - failures) as f32) < calls as f32 * rules.success_rate
+        };
+        is_bad(self.window.totals(now)) || is_bad(self.window.later_totals(now))
     }
 
     fn eject(&self, now: Now) {

@@ -20,9 +20,11 @@ const MEDIAN_EVERY: u64 = 100_000_000;
 pub struct Ejection {
     /// So many failures in a row eject, at most 65535. Default 5; 0 turns this rule off.
     pub consecutive_failures: u32,
-    /// Fewer successes than this part of all calls of 10 s eject. Default 0.8; 0 turns this rule off.
+    /// Fewer successes than this part of all calls of 10 s, or of their last three quarters, eject. Default 0.8; 0
+    /// turns this rule off.
     pub success_rate: f32,
-    /// The fewest calls in 10 s by which a rate is judged. Default 20.
+    /// A rate is judged by so many calls at least: where there were fewer, those missing count as successes. Default
+    /// 20.
     pub calls_at_least: u32,
     /// How long the first ejection lasts, ± 20 %; each further one twice as long. Default 1 s.
     pub first: Duration,

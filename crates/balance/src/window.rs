@@ -27,11 +27,20 @@ impl Window {
 
     /// Successes and failures of the window that ends at `now`.
     pub(crate) fn totals(&self, now: Now) -> (u32, u32) {
+        self.newest(now, BUCKETS)
+    }
+
+    /// The same without its oldest bucket.
+    pub(crate) fn later_totals(&self, now: Now) -> (u32, u32) {
+        self.newest(now, BUCKETS - 1)
+    }
+
+    fn newest(&self, now: Now, buckets: usize) -> (u32, u32) {
         let epoch = epoch(now);
         let mut totals = (0, 0);
         for bucket in &self.0 {
             let word = bucket.load(Relaxed);
-            if word != 0 && epoch.wrapping_sub(word >> (2 * FIELD_BITS)) & EPOCH_MASK < BUCKETS as u64 {
+            if word != 0 && epoch.wrapping_sub(word >> (2 * FIELD_BITS)) & EPOCH_MASK < buckets as u64 {
                 totals.0 += (word & FIELD_MASK) as u32;
                 totals.1 += ((word >> FIELD_BITS) & FIELD_MASK) as u32;
             }
@@ -84,6 +93,15 @@ mod tests {
         assert_eq!(window.totals(at(19)), (10, 10));
         assert_eq!(window.totals(at(25)), (2, 2));
         assert_eq!(window.totals(at(60)), (0, 0));
+    }
+
+    #[test]
+    fn the_later_part_is_without_the_oldest_bucket() {
+        let window = Window::default();
+        for second in [0, 3, 6, 9] {
+            window.success(at(second));
+        }
+        assert_eq!((window.totals(at(9)), window.later_totals(at(9))), ((4, 0), (3, 0)));
     }
 
     #[test]

@@ -389,6 +389,43 @@ fn an_address_that_became_another_process_starts_anew() {
     assert!(!node.is_ejected() && stats.latency.is_none() && stats.failures == 0);
 }
 
+/// Alternating, so that no five failures come in a row.
+fn fails_every_second_of(bed: &mut Bed, calls: usize) {
+    for call in 0..calls {
+        bed.apply(&Step::PickPinned(0));
+        bed.apply(&Step::Finish(0, call % 2 == 0));
+    }
+}
+
+#[test]
+fn a_node_that_is_asked_little_is_judged_by_what_it_fails() {
+    let mut bed = Bed::new(Arc::new(P2c::default()), &[(100, 0), (100, 0)]);
+    bed.members.iter().for_each(|member| member.node().set_ready(true));
+    let node = Arc::clone(bed.members[0].node());
+    fails_every_second_of(&mut bed, 9);
+    assert!(!node.is_ejected(), "4 failures are a fifth of 20 calls");
+    fails_every_second_of(&mut bed, 2);
+    assert!(node.is_ejected(), "5 are more");
+}
+
+#[test]
+fn what_went_well_before_a_node_failed_does_not_stand_for_it_for_ten_seconds() {
+    let mut bed = Bed::new(Arc::new(P2c::default()), &[(100, 0), (100, 0)]);
+    bed.members.iter().for_each(|member| member.node().set_ready(true));
+    let node = Arc::clone(bed.members[0].node());
+    for _ in 0..100 {
+        bed.apply(&Step::PickPinned(0));
+        bed.apply(&Step::Finish(0, true));
+    }
+    let mut seconds = 0;
+    while node.stats(bed.now()).ejections == 0 && seconds < 20 {
+        bed.apply(&Step::Wait(1_000));
+        fails_every_second_of(&mut bed, 4);
+        seconds += 1;
+    }
+    assert_eq!(seconds, 8, "the first quarter of the window ends after 7.5 s");
+}
+
 #[test]
 fn one_success_of_the_probe_brings_an_ejected_node_back() {
     let mut bed = Bed::new(Arc::new(P2c::default()), &[(100, 0), (100, 0)]);
