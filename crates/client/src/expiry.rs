@@ -16,6 +16,9 @@ use tokio::time::Instant;
 /// Limits shorter than this are worth a timer of their own: a beat is too coarse for them.
 const LONG: Duration = Duration::from_secs(2);
 
+/// More places than this are given back once none is taken.
+const KEPT: usize = 1024;
+
 /// The limits of the calls in flight.
 #[derive(Default)]
 pub(crate) struct Expiry(Mutex<Slots>);
@@ -119,6 +122,9 @@ impl<F> Drop for Within<'_, F> {
             let mut slots = self.expiry.slots();
             slots.taken[place] = None;
             slots.free.push(place);
+            if slots.taken.len() > KEPT && slots.free.len() == slots.taken.len() {
+                *slots = Slots::default();
+            }
         }
     }
 }
@@ -153,6 +159,28 @@ mod tests {
         let expiry = Expiry::default();
         assert_eq!(expiry.within(Instant::now(), ready(7)).await, Some(7));
         assert!(expiry.slots().taken.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_room_of_a_crowd_is_given_back_with_the_last_of_it() {
+        let expiry = Expiry::default();
+        let crowd = || {
+            let mut calls: Vec<_> =
+                (0..=KEPT).map(|_| expiry.within(Instant::now() + LONG, pending::<()>())).collect();
+            assert!(calls.iter_mut().all(|call| call.now_or_never().is_none()));
+            calls
+        };
+        let mut calls = crowd();
+        let last = calls.pop();
+        drop(calls);
+        assert_eq!(expiry.slots().taken.len(), KEPT + 1);
+        drop(last);
+        {
+            let slots = expiry.slots();
+            assert_eq!((slots.taken.capacity(), slots.free.capacity()), (0, 0));
+        }
+        assert!(expiry.is_empty());
+        drop(crowd());
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,4 +1,4 @@
-//! A connection in use: beats, signs of life, and its replacement when it is old enough.
+//! A connection in use: beats, signs of life, and its replacement when it is old enough or had a crowd.
 
 use std::{sync::Arc, time::Duration};
 
@@ -31,50 +31,70 @@ impl Held {
         shared.wake_all();
     }
 
-    /// Serves it as the first connection, and every one that replaces it by age, until it takes no more
-    /// calls; says what ended it, if it was not its time.
+    /// Serves it as the first connection, and every one that replaces it, by age or after a crowd, until it
+    /// takes no more calls; says what ended it, if it was not its time.
     ///
     /// # Cancel safety
     /// Dropping the future gives the connection up: open streams finish, new ones are not begun.
     pub(crate) async fn serve_and_renew(&mut self, link: &Link, shared: &Shared) -> Option<hyper::Error> {
-        let Some(age) = shared.config.max_age else { return self.serve(link, shared).await };
+        let aged = || shared.config.max_age.map(|age| Instant::now() + clock::aged(age));
+        let mut old = aged();
         loop {
-            if let Err(error) = self.until(Instant::now() + clock::aged(age), link, shared).await {
+            let due = self.until(old, link, shared).await;
+            if let Due::Ended(error) = due {
                 return error;
             }
             // Boxed, so that a node does not carry the room of a dial for ever.
-            match Box::pin(self.successor(link, shared)).await {
+            match Box::pin(self.successor(&due, link, shared)).await {
                 Err(error) => return error,
-                Ok(successor) => {
-                    let old = std::mem::replace(self, successor);
+                Ok(None) => {}
+                Ok(Some(successor)) => {
+                    let before = std::mem::replace(self, successor);
+                    old = aged();
                     self.publish(Place::First, link, shared);
                     // Its queue is handed back to the calls in it, which find the new one.
-                    old.connection.retire();
+                    before.connection.retire();
                     let (service, address) = (&shared.service, link.target().address());
-                    tracing::debug!(%service, %address, "connection replaced by age");
+                    tracing::debug!(%service, %address, ?due, "connection replaced");
                 }
             }
         }
     }
 
-    /// Serves until then; an error is the connection's end.
-    async fn until(&mut self, at: Instant, link: &Link, shared: &Shared) -> Result<(), Option<hyper::Error>> {
-        time::timeout_at(at, self.serve(link, shared)).await.map_or(Ok(()), Err)
+    /// Serves until something is due: at `old` its age.
+    async fn until(&mut self, old: Option<Instant>, link: &Link, shared: &Shared) -> Due {
+        let serving = self.serve_until_outgrown(link, shared);
+        match old {
+            Some(at) => time::timeout_at(at, serving).await.unwrap_or(Due::Old),
+            None => serving.await,
+        }
     }
 
-    /// Dials the connection that replaces this one, which serves on.
-    async fn successor(&mut self, link: &Link, shared: &Shared) -> Result<Self, Option<hyper::Error>> {
+    /// Dials the connection that replaces this one, which serves on; `None` when there is none and this one
+    /// will do.
+    async fn successor(
+        &mut self,
+        due: &Due,
+        link: &Link,
+        shared: &Shared,
+    ) -> Result<Option<Self>, Option<hyper::Error>> {
         let mut backoff = Pauses::new(Backoff::CONNECT);
         loop {
             tokio::select! {
                 ended = self.serve(link, shared) => return Err(ended),
                 dialled = dial::dial(link, shared) => {
                     if let Ok(Dialled::Http2(connection, driver)) = dialled {
-                        return Ok(Self { connection, driver });
+                        return Ok(Some(Self { connection, driver }));
                     }
                 }
             }
-            self.until(Instant::now() + backoff.next(chance::bits()), link, shared).await?;
+            if let Due::Outgrown = due {
+                return Ok(None);
+            }
+            let pause = backoff.next(chance::bits());
+            if let Ok(ended) = time::timeout(pause, self.serve(link, shared)).await {
+                return Err(ended);
+            }
         }
     }
 
@@ -83,6 +103,15 @@ impl Held {
     /// # Cancel safety
     /// As [`serve_and_renew`](Self::serve_and_renew).
     pub(crate) async fn serve(&mut self, link: &Link, shared: &Shared) -> Option<hyper::Error> {
+        loop {
+            if let Due::Ended(error) = self.serve_until_outgrown(link, shared).await {
+                return error;
+            }
+        }
+    }
+
+    /// The same, or until a crowd is over.
+    async fn serve_until_outgrown(&mut self, link: &Link, shared: &Shared) -> Due {
         let Self { connection, driver } = self;
         let on_beat = || {
             if let Some(node) = link.node() {
@@ -91,24 +120,36 @@ impl Held {
         };
         loop {
             match connection.serve(driver, on_beat).await {
-                Served::Ended(error) => return error,
+                Served::Ended(error) => return Due::Ended(error),
+                Served::Outgrown => return Due::Outgrown,
                 Served::PingDue => {
                     let record = link.record();
                     let asked = confirm::confirm(connection, link.target(), &record.service, &record.id);
                     let asked = time::timeout(shared.config.ping_timeout, asked);
                     match connection.while_driven(driver, asked).await {
-                        Err(ended) => return ended,
+                        Err(ended) => return Due::Ended(ended),
                         // Any answer, even a refusal, is a sign of life.
                         Ok(Ok(_answer)) => {}
                         Ok(Err(_elapsed)) => {
                             let (service, address) = (&shared.service, link.target().address());
                             tracing::info!(%service, %address, "instance gives no sign of life");
                             connection.cut();
-                            return None;
+                            return Due::Ended(None);
                         }
                     }
                 }
             }
         }
     }
+}
+
+/// Why a connection is no more the one to serve.
+#[derive(Debug)]
+enum Due {
+    /// It takes no more calls.
+    Ended(Option<hyper::Error>),
+    /// It is old enough to be replaced.
+    Old,
+    /// It had a crowd, whose memory it keeps.
+    Outgrown,
 }

@@ -35,6 +35,10 @@ const MAX_HEADERS: u32 = 64 * 1024;
 const RESET_STREAMS: usize = 1024;
 /// So many time-outs in a row without a byte received make a connection dead.
 const SILENT_TIMEOUTS: u32 = 10;
+/// So many streams at a time are a crowd: the library keeps the room that they took, some 700 bytes each.
+const CROWD: usize = 1000;
+/// For so many beats there are few streams until a crowd is over.
+const CALM_BEATS: u32 = 10;
 /// The streams that the library allows before the peer has said its limit.
 const LIMIT_BEFORE_SETTINGS: usize = 100;
 
@@ -52,6 +56,9 @@ pub(crate) struct Http2 {
     /// Calls begun ever; tells the pulse whether there is traffic.
     calls: AtomicU64,
     retired: AtomicBool,
+    /// Whether there was a crowd, and for how many beats it is over.
+    crowded: AtomicBool,
+    calm: AtomicU32,
     beaten: AtomicBool,
     /// Whether the peer is asked for a sign of life when it is silent.
     pings: bool,
@@ -121,6 +128,8 @@ impl Http2 {
             limit: AtomicUsize::new(LIMIT_BEFORE_SETTINGS),
             calls: AtomicU64::new(0),
             retired: AtomicBool::new(false),
+            crowded: AtomicBool::new(false),
+            calm: AtomicU32::new(0),
             beaten: AtomicBool::new(false),
             pings,
             heard: AtomicU64::new(0),
@@ -176,7 +185,7 @@ impl Http2 {
         .await
     }
 
-    /// Polls the owner's half until the connection takes no more calls, or a ping is due. Open streams go on.
+    /// Polls the owner's half until the connection takes no more calls, or something is due. Open streams go on.
     /// `on_beat` runs at each beat.
     ///
     /// # Cancel safety
@@ -204,8 +213,28 @@ impl Http2 {
             if self.ping_due.swap(false, Ordering::Relaxed) {
                 return Poll::Ready(Served::PingDue);
             }
+            if self.is_over_its_crowd() {
+                return Poll::Ready(Served::Outgrown);
+            }
         }
         Pin::new(driver).poll(cx).map(|ended| Served::Ended(ended.err()))
+    }
+
+    /// Whether there was a crowd and few calls since; says so once.
+    fn is_over_its_crowd(&self) -> bool {
+        if !self.crowded.load(Ordering::Relaxed) {
+            return false;
+        }
+        if self.open_streams() > CROWD / 10 {
+            self.calm.store(0, Ordering::Relaxed);
+            return false;
+        }
+        let is_over = self.calm.fetch_add(1, Ordering::Relaxed) + 1 >= CALM_BEATS;
+        if is_over {
+            self.calm.store(0, Ordering::Relaxed);
+            self.crowded.store(false, Ordering::Relaxed);
+        }
+        is_over
     }
 
     /// Takes a stream, if the peer allows one more.
@@ -218,6 +247,9 @@ impl Http2 {
         if others >= limit {
             self.open.fetch_sub(1, Ordering::Relaxed);
             return Taken::None;
+        }
+        if others >= CROWD {
+            self.crowded.store(true, Ordering::Relaxed);
         }
         self.calls.fetch_add(1, Ordering::Relaxed);
         if others + 1 == limit { Taken::Last } else { Taken::One }
@@ -338,6 +370,8 @@ pub(crate) enum Served {
     Ended(Option<hyper::Error>),
     /// The peer was silent for long and should be asked for a sign of life.
     PingDue,
+    /// It had a crowd and has few calls now: a new one would hold less memory.
+    Outgrown,
 }
 
 /// Whether a stream could be taken.

@@ -384,3 +384,35 @@ async fn an_old_connection_stays_while_no_other_can_be_had() {
     text(channel.post("/")).await.unwrap();
     assert_eq!(channel.nodes()[0].connects, 1);
 }
+
+#[tokio::test]
+async fn a_connection_that_had_a_crowd_is_replaced_once_it_is_calm() {
+    let peer = Narrow::start(u32::MAX).await;
+    let channel = Registry::of([foreign("users-1", "grpc", peer.addr)]).channel();
+    // Fewer are none; of the others it goes on though one stream stays open.
+    for (crowd, connections) in [(900, 1), (1100, 2)] {
+        let calls = begin(&channel, crowd);
+        until("all are in handlers", || peer.running() == crowd).await;
+        assert_eq!(peer.most(), crowd);
+        peer.answer(crowd - 1);
+        until("one is left", || peer.running() == 1).await;
+        if connections > 1 {
+            until("it is replaced", || peer.opened() == connections).await;
+        } else {
+            time::sleep(800 * MS).await;
+        }
+        assert_eq!(
+            (peer.opened(), peer.open()),
+            (connections, connections),
+            "the open stream keeps the old one"
+        );
+        peer.answer(1);
+        end(calls).await;
+        until("the old one is closed", || peer.open() == 1).await;
+    }
+    let calls = begin(&channel, 10);
+    peer.answer(10);
+    end(calls).await;
+    let node = &channel.nodes()[0];
+    assert_eq!((peer.opened(), node.connects, node.failures), (2, 1, 0));
+}
