@@ -57,8 +57,8 @@ pub use env::IgnoredVariable;
 pub use error::{ConfigError, Mistake, Origin};
 pub use registry::RegistryConfig;
 pub use schema::{
-    AdvertiseConfig, Balance, ClientConfig, DrainConfig, IpFamily, MethodConfig, RetryConfig, Scheme,
-    ServerConfig, ServiceConfig, TlsConfig,
+    AdvertiseConfig, Balance, ClientConfig, DrainConfig, Fallback, IpFamily, LimitConfig, MethodConfig,
+    MethodRetryConfig, RetryConfig, Scheme, ServerConfig, ServiceConfig, SubsetConfig, TlsConfig,
 };
 pub use stamps::Stamps;
 pub use table::RegistryTable;

@@ -1,12 +1,20 @@
 //! `[client.<service>]` and `[client.default]`: how other services are called.
 
-use super::review::{Review, Reviewed};
-use crate::{duration, layers::End};
+use super::{
+    balance::{self, Balance},
+    limit::LimitConfig,
+    method::{MethodConfig, attempts},
+    review::{Review, Reviewed},
+    subset::{self, SubsetConfig},
+};
+use crate::duration;
 use serde::Deserialize;
-use std::{collections::BTreeMap, num::NonZeroU16, path::PathBuf, time::Duration};
-
-/// Attempts of one call, the first included.
-const ATTEMPTS: std::ops::RangeInclusive<u8> = 1..=5;
+use std::{
+    collections::BTreeMap,
+    num::{NonZeroU16, NonZeroU32},
+    path::PathBuf,
+    time::Duration,
+};
 
 /// `[client.<service>]`: what holds for calls to one service; keys that are absent are taken from `[client.default]`.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -24,6 +32,28 @@ pub struct ClientConfig {
     pub connect_timeout: Duration,
     /// How an instance is chosen. Default: `p2c`.
     pub balance: Balance,
+    /// The header whose value is the key of a call, for `ring-hash` and the shares of subsets. Default: none; then
+    /// only calls that are given a key in code have one.
+    pub hash_header: Option<String>,
+    /// `ring-hash`: how many times the mean number of calls in flight an instance may have, 1.05 to 1000.0.
+    /// Default: 1.25.
+    pub hash_bound: f64,
+    /// `least-request`: of how many drawn instances the best is taken, 2 to 16. Default: 2.
+    pub choices: u8,
+    /// Whether calls stay in our own zone as far as it can carry them. Default: none, where `service.zone` is set
+    /// and the instances of our own service can be found, so that it is known how the callers are spread; true =
+    /// also where that is not known.
+    pub zone_aware: Option<bool>,
+    /// How many times the mean load an instance may get for the sake of staying in the zone, 1.0 to 1000.0.
+    /// Default: 1.05.
+    pub zone_skew: f64,
+    /// Parts of the service that calls are sent to by rule, by name: a call goes to the subset that its lane names,
+    /// else by the shares, in the order of the names. Default: none.
+    pub subsets: BTreeMap<String, SubsetConfig>,
+    /// How many instances are connected to, for large fleets. Default: none, all.
+    pub aperture: Option<NonZeroU32>,
+    /// How many calls may run at a time and begin per second. Default: as many as come.
+    pub limit: LimitConfig,
     /// When a failed call is tried again.
     pub retry: RetryConfig,
     /// True if the application must not start serving before this service's first instances are known. Default: false.
@@ -74,40 +104,6 @@ pub struct RetryConfig {
     pub budget: f64,
 }
 
-/// `methods."package.Service/Method"` of a client.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-#[non_exhaustive]
-pub struct MethodConfig {
-    /// Longest time of a call of this method. Default: none, the client's.
-    #[serde(with = "duration::option")]
-    pub timeout: Option<Duration>,
-    /// True if the method may run twice, so that it may be tried again. Default: false.
-    pub idempotent: bool,
-    /// Whether slow calls of this method get a second attempt. Default: none, as the client's.
-    pub hedge: Option<bool>,
-}
-
-/// A way to choose an instance.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-#[non_exhaustive]
-pub enum Balance {
-    /// The better of two random ones, by latency and calls in flight.
-    #[default]
-    P2c,
-    /// One after the other.
-    RoundRobin,
-    /// One after the other, as often as their weights say.
-    WeightedRoundRobin,
-    /// The one of two random ones with fewer calls in flight.
-    LeastRequest,
-    /// By the call's hash, with bounded load; calls without a hash go by chance.
-    RingHash,
-    /// The first that is connected, in the order of their ids.
-    First,
-}
-
 /// The scheme of an endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -146,6 +142,14 @@ impl Default for ClientConfig {
             attempt_timeout: None,
             connect_timeout: Duration::from_secs(1),
             balance: Balance::default(),
+            hash_header: None,
+            hash_bound: 1.25,
+            choices: 2,
+            zone_aware: None,
+            zone_skew: 1.05,
+            subsets: BTreeMap::new(),
+            aperture: None,
+            limit: LimitConfig::default(),
             retry: RetryConfig::default(),
             eager: false,
             hedge: false,
@@ -178,20 +182,15 @@ impl Reviewed for ClientConfig {
             };
             review.require(set.is_empty(), set, || format!("TLS takes both files\nset `{missing}` too"));
         }
-        review.require(ATTEMPTS.contains(&self.retry.attempts), "retry.attempts", || {
-            format!("{} is not within {} to {}", self.retry.attempts, ATTEMPTS.start(), ATTEMPTS.end())
-        });
-        review.require((0.0..=1.0).contains(&self.retry.budget), "retry.budget", || {
-            format!("{} is not within 0.0 to 1.0", self.retry.budget)
-        });
+        attempts(review, "retry.attempts", self.retry.attempts);
+        review.within("retry.budget", self.retry.budget, 0.0..=1.0);
+        balance::header(review, "hash_header", self.hash_header.as_deref());
+        review.within("hash_bound", self.hash_bound, 1.05..=1000.0);
+        review.within("choices", self.choices, 2..=16);
+        review.within("zone_skew", self.zone_skew, 1.0..=1000.0);
+        subset::review(&self.subsets, review);
         for (method, config) in &self.methods {
-            let key = format!("methods.\"{method}\"");
-            let parts: Vec<_> = method.split('/').collect();
-            if parts.len() != 2 || parts.iter().any(|part| part.is_empty()) {
-                let message = format!("`{method}` is no method\nwrite \"package.Service/Method\"");
-                review.refuse(&key, End::Key, message);
-            }
-            review.positive(&format!("{key}.timeout"), config.timeout);
+            config.review(method, review);
         }
     }
 }

@@ -2,16 +2,24 @@
 //!
 //! Each section also judges itself where types cannot: ranges, and keys that depend on each other.
 
+mod balance;
 mod client;
 mod drain;
+mod limit;
+mod method;
 mod review;
 mod server;
 mod service;
+mod subset;
 
-pub use client::{Balance, ClientConfig, MethodConfig, RetryConfig, Scheme, TlsConfig};
+pub use balance::Balance;
+pub use client::{ClientConfig, RetryConfig, Scheme, TlsConfig};
 pub use drain::DrainConfig;
+pub use limit::LimitConfig;
+pub use method::{MethodConfig, MethodRetryConfig};
 pub use server::ServerConfig;
-pub use service::{AdvertiseConfig, IpFamily, ServiceConfig};
+pub use service::{AdvertiseConfig, IpFamily, OnLoss, ReadinessConfig, ServiceConfig};
+pub use subset::{Fallback, SubsetConfig};
 
 pub(crate) use review::{Review, Reviewed};
 
@@ -33,11 +41,16 @@ pub(crate) fn keys() -> Vec<String> {
     let mut add = |prefix: &str, fields: &[&str]| keys.extend(fields.iter().map(|f| format!("{prefix}.{f}")));
     add("service", fields_of::<ServiceConfig>());
     add("service.advertise", fields_of::<AdvertiseConfig>());
+    add("service.readiness", fields_of::<ReadinessConfig>());
     add("server", fields_of::<ServerConfig>());
     add("drain", fields_of::<DrainConfig>());
     add("client.*", fields_of::<ClientConfig>());
     add("client.*.retry", fields_of::<RetryConfig>());
+    add("client.*.limit", fields_of::<LimitConfig>());
+    add("client.*.subsets.*", fields_of::<SubsetConfig>());
     add("client.*.methods.*", fields_of::<MethodConfig>());
+    add("client.*.methods.*.retry", fields_of::<MethodRetryConfig>());
+    add("client.*.methods.*.limit", fields_of::<LimitConfig>());
     add("registry", &REGISTRY_KEYS);
     keys
 }

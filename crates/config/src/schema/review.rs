@@ -5,7 +5,7 @@ use crate::{
     key::KeyPath,
     layers::{End, Layers},
 };
-use std::time::Duration;
+use std::{fmt, ops::RangeInclusive, time::Duration};
 
 /// Collects what is wrong in one section.
 pub(crate) struct Review<'a> {
@@ -46,6 +46,16 @@ impl<'a> Review<'a> {
     pub(crate) fn first_set<'k>(&self, keys: &[&'k str]) -> &'k str {
         let is_set = |key: &&&str| self.layers.origin(&self.root.join(**key)).is_some();
         keys.iter().find(is_set).copied().unwrap_or(keys[0])
+    }
+
+    /// Refuses a number out of range.
+    pub(crate) fn within<N>(&mut self, key: &str, number: N, range: RangeInclusive<N>)
+    where
+        N: PartialOrd + fmt::Debug + Copy,
+    {
+        self.require(range.contains(&number), key, || {
+            format!("{number:?} is not within {:?} to {:?}", range.start(), range.end())
+        });
     }
 
     /// Refuses a duration of zero.

@@ -1,12 +1,13 @@
 //! `[service]`: what this process is and where it can be reached.
 
 use super::review::{Review, Reviewed};
-use crate::{layers::End, nearest::listed};
+use crate::{duration, layers::End, nearest::listed};
 use serde::Deserialize;
 use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv6Addr},
     num::NonZeroU16,
+    time::Duration,
 };
 
 /// Labels that a record may carry; readers refuse more.
@@ -41,6 +42,50 @@ pub struct ServiceConfig {
     pub edge: bool,
     /// Version of the application as written into the record. Default: none, the version it was built with.
     pub version: Option<String>,
+    /// Longest time of a start until the instance is to be announced: listeners, components, hooks, eager channels, readiness. What is not done then is named, and the start fails. Default: 90s.
+    #[serde(with = "duration")]
+    pub start_timeout: Duration,
+    /// What follows when a part of a serving instance is not ready any more.
+    pub readiness: ReadinessConfig,
+}
+
+/// `[service.readiness]`: what the registry is told when a part of a serving instance loses its readiness. `/.meshwork/ready` and gRPC health change at once; these times keep a part that comes and goes from making every client follow.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct ReadinessConfig {
+    /// What is done to the record: `unready` (it says so and gets no new calls), `withdraw` (that, and it is taken out: for registries whose other readers know no status), `keep` (nothing). Default: `unready`.
+    pub on_loss: OnLoss,
+    /// How long something must have been not ready without a break before the registry is told. Default: 1s.
+    #[serde(with = "duration")]
+    pub loss_delay: Duration,
+    /// How long everything must have been ready without a break before the registry is told. Default: 3s.
+    #[serde(with = "duration")]
+    pub return_delay: Duration,
+}
+
+/// What is done to the record of an instance that is not ready any more.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum OnLoss {
+    /// Its status says `unready`.
+    #[default]
+    Unready,
+    /// Its status says `unready`, then it is taken out.
+    Withdraw,
+    /// Nothing.
+    Keep,
+}
+
+impl Default for ReadinessConfig {
+    fn default() -> Self {
+        Self {
+            on_loss: OnLoss::default(),
+            loss_delay: Duration::from_secs(1),
+            return_delay: Duration::from_secs(3),
+        }
+    }
 }
 
 /// `[service.advertise]`: the address that others reach this instance by; at most one of `host`, `ip`, `interface` and `env`.
@@ -90,12 +135,15 @@ impl Default for ServiceConfig {
             advertise: AdvertiseConfig::default(),
             edge: false,
             version: None,
+            start_timeout: Duration::from_secs(90),
+            readiness: ReadinessConfig::default(),
         }
     }
 }
 
 impl Reviewed for ServiceConfig {
     fn review(&self, review: &mut Review<'_>) {
+        review.positive("start_timeout", Some(self.start_timeout));
         for (key, address) in [("http", &self.http), ("grpc", &self.grpc)] {
             if let Some(fault) = address.as_deref().and_then(listener_fault) {
                 review.refuse(key, End::Value, fault);

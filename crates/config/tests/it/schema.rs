@@ -39,6 +39,19 @@ const KEYS: &[(&str, &str)] = &[
     ("client.users.attempt_timeout", "5s"),
     ("client.users.connect_timeout", "5s"),
     ("client.users.balance", "ring-hash"),
+    ("client.users.hash_header", "x-user-id"),
+    ("client.users.hash_bound", "1.5"),
+    ("client.users.choices", "3"),
+    ("client.users.zone_aware", "true"),
+    ("client.users.zone_skew", "1.5"),
+    ("client.users.subsets", "{ canary = { version = \"2\", share = 0.1, fallback = \"strict\" } }"),
+    ("client.users.aperture", "20"),
+    ("client.users.limit", "{ concurrency = 5 }"),
+    ("client.users.limit.concurrency", "5"),
+    ("client.users.limit.rate", "5"),
+    ("client.users.limit.burst", "5"),
+    ("client.users.limit.queue", "5"),
+    ("client.users.limit.longest_wait", "0s"),
     ("client.users.hedge", "true"),
     ("client.users.max_connections", "2"),
     ("client.users.max_age", "30m"),
@@ -59,6 +72,29 @@ const KEYS: &[(&str, &str)] = &[
     ("registry.required", "false"),
     ("registry.main", "{ kind = \"etcd\" }"),
     ("registry.main.kind", "etcd"),
+];
+
+/// Each key of a method and of a subset, set in a file; a change of it changes the client.
+const BELOW_NAMES: &[(&str, &str)] = &[
+    ("methods.\"a.B/C\".timeout", "\"5s\""),
+    ("methods.\"a.B/C\".attempt_timeout", "\"5s\""),
+    ("methods.\"a.B/C\".idempotent", "true"),
+    ("methods.\"a.B/C\".retry", "{ attempts = 4 }"),
+    ("methods.\"a.B/C\".retry.attempts", "4"),
+    ("methods.\"a.B/C\".hedge", "true"),
+    ("methods.\"a.B/C\".balance", "\"first\""),
+    ("methods.\"a.B/C\".hash_header", "\"x-user-id\""),
+    ("methods.\"a.B/C\".limit", "{ rate = 4 }"),
+    ("methods.\"a.B/C\".limit.concurrency", "4"),
+    ("methods.\"a.B/C\".limit.rate", "4"),
+    ("methods.\"a.B/C\".limit.burst", "4"),
+    ("methods.\"a.B/C\".limit.queue", "4"),
+    ("methods.\"a.B/C\".limit.longest_wait", "\"4s\""),
+    ("subsets.blue.version", "\"2\""),
+    ("subsets.blue.deployment", "\"canary\""),
+    ("subsets.blue.labels", "{ colour = \"blue\" }"),
+    ("subsets.blue.share", "0.5"),
+    ("subsets.blue.fallback", "\"strict\""),
 ];
 
 fn variable(key: &str) -> String {
@@ -90,6 +126,47 @@ fn every_key_set_by_its_variable_changes_its_section() {
     }
 }
 
+#[test]
+fn every_key_below_a_name_changes_the_client_and_tells_its_place() {
+    let base =
+        "[client.users.methods.\"a.B/C\"]\n[client.users.subsets.blue]\nlabels = { colour = \"green\" }\n";
+    let plain = alone().code(base).build().unwrap();
+    for (key, value) in BELOW_NAMES {
+        let key = format!("client.users.{key}");
+        let config = alone().code(base).code(format!("{key} = {value}")).build();
+        let config = config.unwrap_or_else(|error| panic!("{key}: {error}"));
+        assert!(config.client("users") != plain.client("users"), "{key}");
+        assert_ne!(config.origin(&key).to_string(), plain.origin(&key).to_string(), "{key}");
+        assert_eq!(config.client("others"), plain.client("others"), "{key}");
+    }
+}
+
+#[test]
+fn the_table_of_keys_below_names_holds_every_one() {
+    for (section, named) in [
+        ("methods.\"a.B/C\"", "methods.\"a.B/C\""),
+        ("methods.\"a.B/C\".retry", "methods.\"a.B/C\".retry"),
+        ("methods.\"a.B/C\".limit", "methods.\"a.B/C\".limit"),
+        ("subsets.blue", "subsets.blue"),
+    ] {
+        let error = refused(&format!("[client.users.{section}]\nqqqqqqqqqqqq = 1"));
+        let hint = error.hint().unwrap();
+        for key in hint.split('`').skip(1).step_by(2) {
+            let path = format!("{named}.{key}");
+            assert!(BELOW_NAMES.iter().any(|(known, _)| *known == path), "{path} has no row");
+        }
+    }
+}
+
+#[test]
+fn a_subset_of_the_default_holds_for_every_client_and_is_changed_key_by_key() {
+    let toml = "[client.default.subsets.blue]\ndeployment = \"blue\"\nshare = 0.1\n\
+                [client.users.subsets.blue]\ndeployment = \"blue\"\nshare = 0.2\n";
+    let config = alone().code(toml).build().unwrap();
+    let share = |service: &str| config.client(service).subsets["blue"].share;
+    assert_eq!((share("users"), share("others")), (0.2, 0.1));
+}
+
 /// The schema names its keys itself, in the hint about a key like no other.
 #[test]
 fn the_table_above_holds_every_key() {
@@ -100,6 +177,7 @@ fn the_table_above_holds_every_key() {
         ("drain", "drain"),
         ("client.users", "client.users"),
         ("client.users.retry", "client.users.retry"),
+        ("client.users.limit", "client.users.limit"),
         ("registry", "registry"),
     ] {
         let error = refused(&format!("[{section}]\nqqqqqqqqqqqq = 1"));
