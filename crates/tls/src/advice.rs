@@ -54,6 +54,37 @@ pub fn advice(error: &Error) -> Option<String> {
     })
 }
 
+/// What a handshake with a caller met at a listener of ours, in words that say what to do, where there are some.
+///
+/// ```
+/// use rustls::Error;
+/// let stranger = Error::NoCertificatesPresented;
+/// assert!(meshwork_tls::caller_advice(&stranger).unwrap().contains("`client_auth`"));
+/// ```
+pub fn caller_advice(error: &Error) -> Option<String> {
+    Some(match error {
+        Error::NoCertificatesPresented => "it shows no certificate, and `client_auth` requires one".into(),
+        Error::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature) => {
+            "its certificate is signed by nobody in `client_ca_file`".into()
+        }
+        Error::InvalidCertificate(
+            CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. },
+        ) => "its certificate is not one of a client".into(),
+        Error::InvalidCertificate(certificate) => of_certificate(certificate)?,
+        Error::AlertReceived(alert) => match alert {
+            AlertDescription::UnknownCA
+            | AlertDescription::BadCertificate
+            | AlertDescription::CertificateExpired
+            | AlertDescription::CertificateUnknown
+            | AlertDescription::CertificateRevoked => format!("it does not take our `cert_file`: {alert:?}"),
+            _ => return None,
+        },
+        Error::NoApplicationProtocol => "it offers neither h2 nor http/1.1".into(),
+        Error::InvalidMessage(_) => "it does not speak TLS".into(),
+        _ => return None,
+    })
+}
+
 fn of_certificate(error: &CertificateError) -> Option<String> {
     Some(match error {
         CertificateError::Expired | CertificateError::ExpiredContext { .. } => {

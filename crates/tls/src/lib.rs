@@ -10,11 +10,13 @@ mod advice;
 mod client;
 mod config;
 mod files;
+mod names;
 mod pem;
 mod rotating;
 mod server;
 
-pub use advice::{advice, tls_of};
+pub use advice::{advice, caller_advice, tls_of};
 pub use client::{ClientTls, trusting_nobody};
 pub use config::{ClientAuth, ServerTlsConfig, TlsConfig};
+pub use names::Names;
 pub use server::ServerTls;
