@@ -19,15 +19,18 @@ use tokio::{
     task::JoinSet,
     time::{self, Instant},
 };
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::{
-    ServerConfig, Services,
+    Encrypt, ServerConfig, Services,
     conn::Conn,
     dispatch::{Dispatch, Doors},
+    handshake::Handshakes,
     io::Io,
-    open::Open,
+    open::{Listed, Open},
     patience::{Patience, Verdict},
     shared::{Shared, Stage},
+    wire::Wire,
 };
 
 /// The first pause after a failed accept; it doubles up to [`MAX_PAUSE`].
@@ -46,13 +49,19 @@ pub(crate) struct Site {
     open: Arc<Open>,
     http: auto::Builder<TokioExecutor>,
     doors: Arc<Doors>,
+    handshakes: Option<Handshakes>,
 }
 
 impl Site {
-    pub(crate) fn new(shared: Arc<Shared>, open: Arc<Open>, services: Services) -> Arc<Self> {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        open: Arc<Open>,
+        services: Services,
+        encryption: Option<Arc<dyn Encrypt>>,
+    ) -> Arc<Self> {
         let http = builder(&shared.config);
         let doors = Arc::new(Doors::new(&shared, services));
-        Arc::new(Self { shared, open, http, doors })
+        Arc::new(Self { shared, open, http, doors, handshakes: encryption.map(Handshakes::new) })
     }
 }
 
@@ -86,8 +95,8 @@ pub(crate) async fn run(listener: TcpListener, site: Arc<Site>) {
             accepted = listener.accept() => match accepted {
                 Ok((stream, peer)) => {
                     trouble.pause = MIN_PAUSE;
-                    if let Some((io, conn)) = admit(&site, stream, peer) {
-                        conns.spawn(serve(io, conn, site.clone()));
+                    if let Some(accepted) = admit(&site, stream, peer) {
+                        conns.spawn(open(accepted, site.clone()));
                     }
                 }
                 // The connection failed, not the listener.
@@ -136,8 +145,16 @@ impl Trouble {
     }
 }
 
+/// A connection that was taken in.
+struct Accepted {
+    stream: TcpStream,
+    conn: Arc<Conn>,
+    listed: Listed,
+    counted: TaskTrackerToken,
+}
+
 /// Takes a connection in, unless there are too many.
-fn admit(site: &Arc<Site>, stream: TcpStream, peer: SocketAddr) -> Option<(Io, Arc<Conn>)> {
+fn admit(site: &Arc<Site>, stream: TcpStream, peer: SocketAddr) -> Option<Accepted> {
     let (shared, counters) = (&site.shared, &site.shared.counters);
     counters.accepted.fetch_add(1, Relaxed);
     if counters.open.load(Relaxed) >= shared.config.max_connections {
@@ -152,7 +169,20 @@ fn admit(site: &Arc<Site>, stream: TcpStream, peer: SocketAddr) -> Option<(Io, A
     let local = stream.local_addr().ok()?;
     let conn = Arc::new(Conn::new(shared.clone(), peer, local));
     let listed = site.open.list(conn.clone());
-    Some((Io::new(stream, conn.clone(), listed, shared.sockets.token()), conn))
+    Some(Accepted { stream, conn, listed, counted: shared.sockets.token() })
+}
+
+/// One connection, from its handshake, if there is one, to its end.
+async fn open(accepted: Accepted, site: Arc<Site>) {
+    let Accepted { stream, conn, listed, counted } = accepted;
+    let (wire, listed) = match &site.handshakes {
+        None => (Wire::Bare(stream), listed),
+        Some(handshakes) => match handshakes.shake(stream, &conn, listed).await {
+            Some(shaken) => shaken,
+            None => return,
+        },
+    };
+    serve(Io::new(wire, conn.clone(), listed, counted), conn, site).await;
 }
 
 /// Serves one connection to its end.

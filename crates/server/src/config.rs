@@ -19,7 +19,7 @@ pub struct ServerConfig {
     /// How long the head of a further request on an HTTP/1 connection may take. Default 10 s.
     pub header_read_timeout: Duration,
     /// How long a new connection may stay without its first whole request head (HTTP/1) or its preface and
-    /// settings (HTTP/2). Default 10 s.
+    /// settings (HTTP/2), a handshake of TLS included. Default 10 s.
     pub first_request_timeout: Duration,
     /// How long an HTTP/1 connection may stay idle between two requests. Default 75 s.
     pub idle_timeout: Duration,
@@ -43,6 +43,9 @@ pub struct ServerConfig {
     pub edge: bool,
     /// From where priority `critical` is accepted; from elsewhere it becomes `normal`. Default nowhere.
     pub critical_from: Vec<Network>,
+    /// From whom priority `critical` is accepted besides: SPIFFE ids or DNS names that a peer's certificate
+    /// proves. Default nobody.
+    pub critical_identities: Vec<String>,
 }
 
 impl Default for ServerConfig {
@@ -61,6 +64,7 @@ impl Default for ServerConfig {
             keep_alive_timeout: Duration::from_secs(20),
             edge: false,
             critical_from: Vec::new(),
+            critical_identities: Vec::new(),
         }
     }
 }

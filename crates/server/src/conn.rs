@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     net::SocketAddr,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
         atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
 };
@@ -14,6 +14,7 @@ use http::{Method, uri::PathAndQuery};
 use tokio::time::Instant;
 
 use crate::{
+    PeerIdentity,
     drain::{Cut, CutKind, CutRequest},
     shared::{Shared, Stage},
 };
@@ -24,8 +25,10 @@ pub(crate) struct Conn {
     pub(crate) shared: Arc<Shared>,
     pub(crate) peer: SocketAddr,
     pub(crate) local: SocketAddr,
-    /// The peer as text, for [`Context::peer`](meshwork_core::Context).
-    pub(crate) peer_text: Arc<str>,
+    /// The peer's address as text.
+    peer_text: Arc<str>,
+    /// Who the peer proved to be.
+    proved: OnceLock<PeerIdentity>,
     pub(crate) opened: Instant,
     /// Wakes the connection's task when the stage changes.
     pub(crate) waker: AtomicWaker,
@@ -61,6 +64,7 @@ impl Conn {
             peer,
             local,
             peer_text: peer.to_string().into(),
+            proved: OnceLock::new(),
             opened: Instant::now(),
             waker: AtomicWaker::new(),
             started: AtomicU64::new(0),
@@ -90,6 +94,21 @@ impl Conn {
             CutKind::Upgraded => UPGRADED,
         };
         self.kind.store(kind, Relaxed);
+    }
+
+    /// Notes who the peer proved to be.
+    pub(crate) fn prove(&self, peer: PeerIdentity) {
+        self.proved.get_or_init(|| peer);
+    }
+
+    /// Who the peer proved to be.
+    pub(crate) fn proved(&self) -> Option<&PeerIdentity> {
+        self.proved.get()
+    }
+
+    /// The peer, for [`Context::peer`](meshwork_core::Context): the name it proved, else its address.
+    pub(crate) fn who(&self) -> &Arc<str> {
+        self.proved().and_then(PeerIdentity::shared_name).unwrap_or(&self.peer_text)
     }
 
     pub(crate) fn is_upgraded(&self) -> bool {

@@ -17,7 +17,7 @@ use tonic::{Code, transport::server::TcpConnectInfo};
 use tower_service::Service;
 
 use crate::{
-    Services, Split, answer,
+    PeerIdentity, Services, Split, answer,
     body::Body,
     conn::{Conn, InFlight},
     handling::{self, Handling},
@@ -124,19 +124,24 @@ impl Dispatch {
         };
         context.lane = inbound.lane;
         context.attempt = inbound.attempt;
-        context.peer = Some(self.conn.peer_text.clone());
+        context.peer = Some(self.conn.who().clone());
         context
     }
 
     fn may_be_critical(&self) -> bool {
-        let from = &self.conn.shared.config.critical_from;
-        from.iter().any(|network| network.contains(self.conn.peer.ip()))
+        let config = &self.conn.shared.config;
+        let listed = |peer: &PeerIdentity| config.critical_identities.iter().any(|name| peer.is(name));
+        config.critical_from.iter().any(|network| network.contains(self.conn.peer.ip()))
+            || self.conn.proved().is_some_and(listed)
     }
 
     /// Hands the request to its router; nothing of a handler runs yet.
     fn route(&self, mut request: Request<Incoming>, grpc: bool) -> RouteFuture<Infallible> {
         let conn = &self.conn;
         request.extensions_mut().insert(ConnectInfo(conn.peer));
+        if let Some(peer) = conn.proved() {
+            request.extensions_mut().insert(peer.clone());
+        }
         if grpc {
             let info = TcpConnectInfo { local_addr: Some(conn.local), remote_addr: Some(conn.peer) };
             request.extensions_mut().insert(info);

@@ -6,32 +6,31 @@ use std::{
     pin::Pin,
     sync::{Arc, atomic::Ordering::Relaxed},
     task::{Context, Poll, ready},
-    time::Duration,
 };
 
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
-    net::TcpStream,
+    io::{AsyncRead, AsyncWrite, ReadBuf},
     runtime::Handle,
-    time::{self, Instant},
 };
 use tokio_util::{sync::WaitForCancellationFutureOwned, task::task_tracker::TaskTrackerToken};
 
-use crate::{conn::Conn, drain::CutKind, open::Listed, shared::Stage};
-
-/// The longest time that a closed socket waits for the end of what its peer sends.
-const LINGER: Duration = Duration::from_secs(1);
-/// The longest silence in it where no late request can be on its way.
-const LINGER_QUIET: Duration = Duration::from_millis(150);
+use crate::{
+    conn::Conn,
+    drain::CutKind,
+    linger::{self, linger},
+    open::Listed,
+    shared::Stage,
+    wire::Wire,
+};
 
 /// One accepted socket.
 ///
 /// Closing a socket with unread bytes makes the kernel send a reset, and the peer then drops what it has
 /// received and not yet read: answers and goodbyes. So dropping this shuts the write side, and a task reads
-/// and discards to the end, at most [`LINGER`].
+/// and discards to the end, for a second at most.
 pub(crate) struct Io {
     /// Taken only by `drop`.
-    stream: Option<TcpStream>,
+    stream: Option<Wire>,
     conn: Arc<Conn>,
     /// `None` once closed.
     listed: Option<Listed>,
@@ -45,7 +44,7 @@ pub(crate) struct Io {
 }
 
 impl Io {
-    pub(crate) fn new(stream: TcpStream, conn: Arc<Conn>, listed: Listed, counted: TaskTrackerToken) -> Self {
+    pub(crate) fn new(stream: Wire, conn: Arc<Conn>, listed: Listed, counted: TaskTrackerToken) -> Self {
         Self {
             stream: Some(stream),
             conn,
@@ -57,7 +56,7 @@ impl Io {
         }
     }
 
-    fn stream(&mut self) -> Pin<&mut TcpStream> {
+    fn stream(&mut self) -> Pin<&mut Wire> {
         Pin::new(self.stream.as_mut().expect("invariant: the stream is taken only by drop"))
     }
 
@@ -139,7 +138,12 @@ impl AsyncWrite for Io {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.stream().poll_flush(cx)
+        let flushed = self.stream().poll_flush(cx);
+        // Where bytes wait before they are encrypted, a write tells nothing of the socket.
+        if self.stream.as_ref().is_some_and(Wire::is_encrypted) {
+            self.conn.blocked.store(flushed.is_pending(), Relaxed);
+        }
+        flushed
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -156,25 +160,13 @@ impl Drop for Io {
         }
         // Requests of an HTTP/2 peer may be long on their way; elsewhere an answer ends the conversation.
         let http2 = self.conn.kind() == CutKind::Http2 && self.conn.started.load(Relaxed) > 0;
-        let quiet = if http2 { LINGER } else { LINGER_QUIET };
+        let quiet = if http2 { linger::LONGEST } else { linger::QUIET };
         // Owned by nobody but its own limit; the drain waits for it through `counted`.
         if let Ok(runtime) = Handle::try_current() {
-            runtime.spawn(linger(stream, quiet, counted));
-        }
-    }
-}
-
-/// Closes `stream` without taking from the peer what it has not yet read.
-async fn linger(mut stream: TcpStream, quiet: Duration, _counted: TaskTrackerToken) {
-    let end = Instant::now() + LINGER;
-    // An error says that it is shut already.
-    drop(stream.shutdown().await);
-    let mut waste = [0; 4096];
-    loop {
-        let until = end.min(Instant::now() + quiet);
-        match time::timeout_at(until, stream.read(&mut waste)).await {
-            Ok(Ok(read)) if read > 0 && Instant::now() < end => {}
-            _ => return,
+            runtime.spawn(async move {
+                linger(stream, quiet).await;
+                drop(counted);
+            });
         }
     }
 }

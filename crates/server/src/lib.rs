@@ -1,6 +1,6 @@
 //! The Meshwork server: one accept loop for axum and tonic, health and a bounded drain.
 //!
-//! A [`Server`] serves HTTP/1.1, HTTP/2 without TLS, and gRPC on one [`Listener`]; it puts a
+//! A [`Server`] serves HTTP/1.1, HTTP/2 and gRPC on one [`Listener`], with or without TLS; it puts a
 //! [`Context`](meshwork_core::Context) around every handler, answers who it is, and leaves without losing
 //! calls. It never knows a registry: who calls it announces the addresses.
 #![deny(missing_docs)]
@@ -12,25 +12,33 @@ mod config;
 mod conn;
 mod dispatch;
 mod drain;
+mod encrypt;
 mod handling;
+mod handshake;
 mod health;
 mod health_grpc;
 mod identity;
 mod inbound;
 mod io;
+mod linger;
 mod listener;
 mod network;
 mod open;
 mod owner;
 mod patience;
+mod seldom;
 mod server;
 mod services;
 mod shared;
 mod stats;
 mod status;
+#[cfg(feature = "tls")]
+mod tls;
+mod wire;
 
 pub use config::ServerConfig;
 pub use drain::{Cut, CutKind, CutRequest, DrainReport};
+pub use encrypt::{Duplex, Encrypt, Encrypted, PeerIdentity, Unencrypted};
 pub use health::Health;
 pub use identity::Identity;
 pub use listener::{BindError, Listener};
@@ -39,3 +47,5 @@ pub use owner::Owner;
 pub use server::{Server, Serving};
 pub use services::{Services, Split};
 pub use stats::Stats;
+#[cfg(feature = "tls")]
+pub use tls::{ClientAuth, ServerTlsConfig, Tls};

@@ -1,13 +1,16 @@
 //! A bound port, before anything is served on it.
 
-use std::{error, fmt, io, net::SocketAddr, time::Duration};
+use std::{error, fmt, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{
     net::{TcpListener, TcpSocket},
     task, time,
 };
 
-use crate::owner::{self, Owner};
+use crate::{
+    Encrypt,
+    owner::{self, Owner},
+};
 
 /// Most connections that wait to be accepted; the kernel may allow fewer.
 const BACKLOG: u32 = 4096;
@@ -19,6 +22,7 @@ const OWNER_TIMEOUT: Duration = Duration::from_millis(500);
 pub struct Listener {
     listener: TcpListener,
     addr: SocketAddr,
+    encryption: Option<Arc<dyn Encrypt>>,
 }
 
 impl Listener {
@@ -51,7 +55,19 @@ impl Listener {
         socket.bind(addr)?;
         let listener = socket.listen(BACKLOG)?;
         let addr = listener.local_addr()?;
-        Ok(Self { listener, addr })
+        Ok(Self { listener, addr, encryption: None })
+    }
+
+    /// Speaks only through `encryption`; a caller who does not is told so and closed.
+    #[must_use]
+    pub fn with_encryption(mut self, encryption: impl Encrypt) -> Self {
+        self.encryption = Some(Arc::new(encryption));
+        self
+    }
+
+    /// Whether it speaks through an encryption.
+    pub fn is_encrypted(&self) -> bool {
+        self.encryption.is_some()
     }
 
     /// The address it is bound to, with the port that was taken.
@@ -59,8 +75,8 @@ impl Listener {
         self.addr
     }
 
-    pub(crate) fn into_inner(self) -> TcpListener {
-        self.listener
+    pub(crate) fn into_parts(self) -> (TcpListener, Option<Arc<dyn Encrypt>>) {
+        (self.listener, self.encryption)
     }
 }
 

@@ -86,9 +86,10 @@ impl Serving {
     pub fn also(mut self, listener: Listener, services: Services) -> Self {
         let addr = listener.local_addr();
         services.grpc_names().iter().for_each(|name| self.shared.health.know_service(name));
-        let site = Site::new(self.shared.clone(), self.open.clone(), services);
+        let (listener, encryption) = listener.into_parts();
+        let site = Site::new(self.shared.clone(), self.open.clone(), services, encryption);
         let stop = self.shared.draining.clone();
-        let task = tokio::spawn(accept::run(listener.into_inner(), site));
+        let task = tokio::spawn(accept::run(listener, site));
         self.tasks.push(Task::new(format!("accept {addr}"), stop, task));
         self.addrs.push(addr);
         self

@@ -57,6 +57,7 @@ pub(crate) struct Counters {
     pub(crate) over_limit: AtomicU64,
     pub(crate) accept_errors: AtomicU64,
     pub(crate) timed_out: AtomicU64,
+    pub(crate) handshakes_failed: AtomicU64,
     /// Requests begun on connections that are closed by now.
     pub(crate) closed_requests: AtomicU64,
     pub(crate) panics: AtomicU64,

@@ -36,6 +36,11 @@ impl Stats {
         self.shared.counters.timed_out.load(Relaxed)
     }
 
+    /// Handshakes of TLS that failed; those that took too long count among the connections that timed out.
+    pub fn handshakes_failed_total(&self) -> u64 {
+        self.shared.counters.handshakes_failed.load(Relaxed)
+    }
+
     /// Failures to accept a connection, such as too many open files.
     pub fn accept_errors_total(&self) -> u64 {
         self.shared.counters.accept_errors.load(Relaxed)

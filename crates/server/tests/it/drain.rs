@@ -177,7 +177,7 @@ async fn dropping_or_aborting_cuts_at_once() {
     }
 }
 
-fn assert_goaway(error: &hyper::Error) {
+pub(crate) fn assert_goaway(error: &hyper::Error) {
     let source = std::error::Error::source(error);
     let reason = source.and_then(|source| source.downcast_ref::<h2::Error>());
     assert!(reason.is_some_and(|reason| reason.is_go_away() && reason.is_remote()), "{error:?}");

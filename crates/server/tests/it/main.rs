@@ -1,6 +1,7 @@
 //! The server over loopback, driven by real hyper and tonic clients and by raw sockets.
 #![expect(clippy::unwrap_used, reason = "what fails here fails its test")]
 
+mod authority;
 mod context;
 mod deaf;
 mod drain;
@@ -11,3 +12,4 @@ mod one_port;
 mod patience;
 mod refusal;
 mod support;
+mod tls;

@@ -33,10 +33,14 @@ pub(crate) async fn start(services: Services) -> Fixture {
 }
 
 pub(crate) async fn start_with(config: ServerConfig, services: Services) -> Fixture {
+    let listener = Listener::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    start_on(listener, config, services).await
+}
+
+pub(crate) async fn start_on(listener: Listener, config: ServerConfig, services: Services) -> Fixture {
     let (identity, health) = (Identity::new(), Health::new());
     identity.set([(&ServiceName::new("users").unwrap(), &InstanceId::new("users-1").unwrap())]);
     health.set_serving(true);
-    let listener = Listener::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
     let addr = listener.local_addr();
     let server = Server::new(config, identity.clone(), health.clone());
     let stats = server.stats();
