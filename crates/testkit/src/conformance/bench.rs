@@ -11,8 +11,8 @@ use std::{
 };
 
 use meshwork_core::{
-    Backend, Catalog, Discovery, ErrorChain, ErrorKind, Instance, InstanceId, Parts, Query, Registration,
-    RegistrationState, Registry, ServiceName, Snapshot, Status, Watch,
+    Backend, Catalog, Departure, Discovery, ErrorChain, ErrorKind, Instance, InstanceId, Parts, Query,
+    Registration, RegistrationState, Registry, ServiceName, Snapshot, Status, Watch,
 };
 use tokio::{
     task::AbortHandle,
@@ -180,8 +180,13 @@ impl Bench {
     /// Leaves. A registry that is merely too slow on a busy machine is given the time to live, after which nothing may
     /// be left either; `leaving_is_quick` judges the time where nothing else runs.
     pub(super) async fn leave(&self, registration: Registration) -> Proof {
+        self.depart(registration, Departure::Marked).await
+    }
+
+    /// The same, with the mark or without.
+    pub(super) async fn depart(&self, registration: Registration, how: Departure) -> Proof {
         let begun = Instant::now();
-        match time::timeout(LONG, registration.deregister()).await {
+        match time::timeout(LONG, registration.depart(how)).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error))
                 if error.kind() == ErrorKind::Unavailable && begun.elapsed() > self.limits.leave / 3 =>

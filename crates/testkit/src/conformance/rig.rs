@@ -154,6 +154,9 @@ pub struct Limits {
     pub noticed: Duration,
     /// The longest that leaving takes, whatever the server does. Default 2 s.
     pub leave: Duration,
+    /// How long after a confirmed departure a reader may still be shown what was announced, because the registry passes
+    /// changes on by itself, one after the other. Default 0.
+    pub settles: Duration,
     /// The connections that one process with 200 services may hold open at once. Default 4.
     pub connections: u64,
     /// The bytes per second that pass for a process in which nothing happens, both ways. Default 32 KiB.
@@ -277,6 +280,7 @@ impl Limits {
             returned: ttl + Duration::from_secs(2),
             noticed: Duration::from_secs(15),
             leave: Duration::from_secs(2),
+            settles: Duration::ZERO,
             connections: 4,
             idle_bytes: 32 * 1024,
             sees_every_revision: true,

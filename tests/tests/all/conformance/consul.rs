@@ -74,6 +74,10 @@ impl Rig for Agents {
     fn limits(&self) -> Limits {
         let mut limits = Limits::of_ttl(TTL);
         limits.connections = CONNECTIONS;
+        if self.consul.agents().len() > 1 {
+            // The agent tells the servers of a registration and of its end in two calls.
+            limits.settles = Duration::from_secs(5);
+        }
         limits.sees_every_revision = false;
         // A dev agent keeps nothing; while a client agent is away its node is critical, and whoever is on it out.
         limits.keeps_records = false;

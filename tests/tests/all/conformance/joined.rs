@@ -126,6 +126,7 @@ fn widest(a: &Limits, b: &Limits) -> Limits {
     limits.returned = longer(|limits| limits.returned);
     limits.noticed = longer(|limits| limits.noticed);
     limits.leave = longer(|limits| limits.leave);
+    limits.settles = longer(|limits| limits.settles);
     limits.sees_every_revision = a.sees_every_revision && b.sees_every_revision;
     limits.keeps_records = a.keeps_records && b.keeps_records;
     limits
