@@ -42,8 +42,8 @@ pub enum Work {
     Usual,
     /// No time.
     Echo,
-    /// So many microseconds.
-    Micros(u64),
+    /// From so many to so many microseconds, evenly.
+    Between(u64, u64),
     /// As long as a real service took: about 167 ms, 164 to 200.
     Measured,
 }
@@ -133,7 +133,7 @@ impl Behaviour {
     /// Answers take this long, to the microsecond.
     #[must_use]
     pub fn taking(self, time: Duration) -> Self {
-        self.working(Work::Micros(micros(time)))
+        self.working(Work::Between(micros(time), micros(time)))
     }
 
     /// Answers take as long as `work` says.
@@ -216,15 +216,19 @@ impl Conduct {
 
     fn time(&self, work: Work) -> u64 {
         match work {
-            Work::Usual => 8_000 + self.roll() % 4_000,
+            Work::Usual => self.between(8_000, 12_000),
             Work::Echo => 0,
-            Work::Micros(micros) => micros,
+            Work::Between(least, most) => self.between(least, most),
             Work::Measured => {
                 let at = self.unit() * (self.measured.len() - 1) as f64;
                 let (low, high) = (self.measured[at as usize], self.measured[at as usize + 1]);
                 ((low + (high - low) * at.fract()) * 1e3) as u64
             }
         }
+    }
+
+    fn between(&self, least: u64, most: u64) -> u64 {
+        least + (self.unit() * most.saturating_sub(least) as f64) as u64
     }
 
     /// In 0..1, never 1.

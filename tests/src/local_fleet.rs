@@ -5,6 +5,7 @@ use std::{
     collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -13,6 +14,8 @@ use crate::{
     provider::{Plan, Provider},
     residue::sockets,
 };
+use meshwork_core::{Backend, Discovery};
+use meshwork_registry::{Local, LocalConfig};
 use meshwork_testkit::{ports::Port, truth::eventually};
 use tempfile::TempDir;
 
@@ -81,6 +84,17 @@ impl LocalFleet {
     /// The content of `[registry]` for callers.
     pub fn registry(&self) -> String {
         format!("use = \"local\"\n[registry.local]\ndir = {:?}\n", self.dir.path().display().to_string())
+    }
+
+    /// Finds them, for callers without a configuration.
+    ///
+    /// # Errors
+    /// Never, as long as the directory is there.
+    pub fn discovery(&self) -> Result<Arc<dyn Discovery>> {
+        let mut config = LocalConfig::default();
+        config.dir = Some(self.dir.path().to_owned());
+        config.env = ENVIRONMENT.to_owned();
+        Ok(Local::with_config(config).open()?.discovery.ok_or("a directory finds nothing")?)
     }
 
     /// The ids of the processes that live.

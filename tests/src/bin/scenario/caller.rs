@@ -18,6 +18,7 @@ use meshwork_testkit::{
 use meshwork_tests::{ENVIRONMENT, Result, SERVICE, residue::Residue};
 use orders::users::{GetUser, users_client::UsersClient};
 use tokio::time::Instant;
+use tonic::Code;
 
 /// How long the end of everything may take: a view lingers for 30 s after its last watch.
 const END: Duration = Duration::from_secs(45);
@@ -38,6 +39,8 @@ pub(crate) struct Failure {
     text: String,
     /// Where each attempt went.
     pub(crate) addresses: Vec<String>,
+    /// Whether time was up.
+    pub(crate) timed_out: bool,
 }
 
 impl fmt::Display for Failure {
@@ -91,16 +94,7 @@ impl Caller {
     }
 
     async fn ask(&self, channel: Channel) -> Result<u32, Failure> {
-        let answer = UsersClient::new(channel).get(GetUser { id: 7 }).await.map_err(|status| {
-            let attempts = CallError::of(&status).map(CallError::attempts).unwrap_or_default();
-            let addresses = attempts.iter().map(|attempt| attempt.address.to_string()).collect();
-            let told = CallError::of(&status).map(ToString::to_string);
-            Failure { text: told.unwrap_or_else(|| status.to_string()), addresses }
-        })?;
-        let name = answer.into_inner().name;
-        let pid = name
-            .parse()
-            .map_err(|_| Failure { text: format!("`{name}` answered"), addresses: Vec::new() })?;
+        let pid = ask(channel).await?;
         let mut answers = locked(&self.answers);
         if answers.len() == REMEMBERED {
             answers.pop_front();
@@ -174,6 +168,20 @@ impl Caller {
         self.channel.close().await;
         drop(locked(&self.app).take());
     }
+}
+
+/// One call; the process that answered.
+pub(crate) async fn ask(channel: Channel) -> Result<u32, Failure> {
+    let answer = UsersClient::new(channel).get(GetUser { id: 7 }).await.map_err(|status| {
+        let attempts = CallError::of(&status).map(CallError::attempts).unwrap_or_default();
+        let addresses = attempts.iter().map(|attempt| attempt.address.to_string()).collect();
+        let told = CallError::of(&status).map(ToString::to_string);
+        let timed_out = status.code() == Code::DeadlineExceeded;
+        Failure { text: told.unwrap_or_else(|| status.to_string()), addresses, timed_out }
+    })?;
+    let name = answer.into_inner().name;
+    let strange = || Failure { text: format!("`{name}` answered"), addresses: Vec::new(), timed_out: false };
+    name.parse().map_err(|_| strange())
 }
 
 /// Waits until as much is left of callers as there was `before` them.

@@ -5,14 +5,18 @@
 
 mod agents;
 mod caller;
+mod clients;
 mod consul_fleet;
 mod denied;
 mod drain;
 mod dual;
 mod failover;
+mod faulty;
 mod fleet;
+mod frozen;
 mod refused;
 mod roles;
+mod slow;
 
 use std::{
     env,
@@ -38,9 +42,24 @@ const SCENARIOS: &[Scenario] = &[
         play: |actor, length, judge| Box::pin(failover::play(actor, length, judge)),
     },
     Scenario {
+        number: 2,
+        what: "one of three providers is frozen and goes on",
+        play: |actor, length, judge| Box::pin(frozen::play(actor, length, judge)),
+    },
+    Scenario {
         number: 4,
         what: "one provider lives, two refuse from the start",
         play: |actor, length, judge| Box::pin(refused::play(actor, length, judge)),
+    },
+    Scenario {
+        number: 5,
+        what: "one of eleven providers fails at once for half the time",
+        play: |actor, length, judge| Box::pin(faulty::play(actor, length, judge)),
+    },
+    Scenario {
+        number: 6,
+        what: "one of eleven providers is slow for half the time",
+        play: |actor, length, judge| Box::pin(slow::play(actor, length, judge)),
     },
     Scenario {
         number: 12,
