@@ -20,3 +20,4 @@ mod several;
 mod streams;
 mod support;
 mod tls;
+mod villain;

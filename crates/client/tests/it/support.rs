@@ -8,7 +8,10 @@ use std::{
 
 use meshwork_client::{CallError, Channel, ClientConfig, RequestBuilder};
 use meshwork_core::{Evidence, Instance, InstanceId, Origin, Publisher, Seen, ServiceName, Staleness, Watch};
-use tokio::time::{self, Instant};
+use tokio::{
+    runtime::Handle,
+    time::{self, Instant},
+};
 
 /// The most any wait of a test may take.
 pub(crate) const LIMIT: Duration = Duration::from_secs(10);
@@ -94,6 +97,11 @@ impl Registry {
     pub(crate) fn has_seen(&self, name: &str, what: Seen) -> bool {
         self.seen.0.lock().unwrap().iter().any(|(id, seen)| id.as_str() == name && *seen == what)
     }
+}
+
+/// The tasks of this test's runtime.
+pub(crate) fn tasks_left() -> usize {
+    Handle::current().metrics().num_alive_tasks()
 }
 
 /// Waits until `condition` holds.
