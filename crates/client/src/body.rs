@@ -124,8 +124,10 @@ impl Open {
         let Some(flight) = &mut self.flight else { return Poll::Pending };
         flight.answered();
         let Some(until) = &mut self.until else { return Poll::Pending };
-        let shared = flight.shared();
-        until.poll(cx).map(|()| Err(until.passed().with_service(&shared.service)))
+        until.poll(cx).map(|()| {
+            let error = until.passed().with_service(&flight.shared().service);
+            Err(error.with_attempts(vec![flight.out_of_time()]))
+        })
     }
 }
 

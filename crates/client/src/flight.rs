@@ -1,6 +1,6 @@
 //! One attempt in flight: its ticket and its place on a connection, given back together.
 
-use std::{future::Future, sync::Arc};
+use std::{borrow::Cow, future::Future, sync::Arc};
 
 use futures_util::future::Either;
 use http::{Request, Response};
@@ -10,7 +10,7 @@ use meshwork_core::{Delivered, InstanceId, Seen};
 use tokio::time;
 
 use crate::{
-    Attempt, CallError, CallErrorKind, Protocol, dial,
+    Attempt, AttemptPhase, CallError, CallErrorKind, Protocol, dial,
     failure::{After, Failure},
     http1::Place,
     http2::Http2,
@@ -101,14 +101,23 @@ impl Flight {
 
     /// The attempt as it failed after the answer had begun.
     pub(crate) fn attempt(&self, failure: &Failure) -> Attempt {
+        self.ended(failure.phase, failure.code.clone(), "no retry: the answer had begun")
+    }
+
+    /// The attempt as the call's time ended while its answer came.
+    pub(crate) fn out_of_time(&self) -> Attempt {
+        self.ended(AttemptPhase::Body, "no end of the answer".into(), "the call's time is over")
+    }
+
+    fn ended(&self, phase: AttemptPhase, code: Cow<'static, str>, then: &'static str) -> Attempt {
         let begun = self.ticket.as_ref().map(Ticket::begun);
         Attempt {
             address: Arc::clone(self.link().target().address()),
             instance: self.instance(),
-            phase: failure.phase,
-            code: failure.code.clone(),
+            phase,
+            code,
             elapsed: begun.map(|begun| self.shared.clock.now().since(begun)).unwrap_or_default(),
-            then: "no retry: the answer had begun",
+            then,
         }
     }
 

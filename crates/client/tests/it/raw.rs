@@ -256,6 +256,7 @@ async fn an_explicit_limit_spans_the_body() {
     let error = answer.text().await.unwrap_err();
     assert_eq!(error.kind(), CallErrorKind::Deadline);
     assert!(error.to_string().contains("no end of the answer within 100ms"), "{error}");
+    assert!(error.to_string().contains("body: no end of the answer after"), "the attempt is listed: {error}");
     until("the stream is given back", || channel.nodes()[0].inflight == 0).await;
     assert_eq!(channel.nodes()[0].failures, 0, "a long answer is no failure of the node");
 }
