@@ -246,7 +246,8 @@ async fn all_of_them_at_a_time_harm_no_neighbour_and_nothing_is_left() {
     }
     let registry = Registry::of(records.clone());
     let before = tasks_left();
-    let channel = registry.channel_with(|config| config.connect_timeout = 300 * MS);
+    // Patient, because all of them take the processors.
+    let channel = registry.channel_with(|config| config.connect_timeout = LIMIT);
     let mut calls = JoinSet::new();
     for record in &records[1..] {
         let evil = channel.to_instance(record.id.as_str()).timeout(200 * MS);
