@@ -2,9 +2,10 @@
 
 use http::{
     HeaderMap, HeaderName, HeaderValue, Response, StatusCode,
-    header::{CONNECTION, CONTENT_TYPE},
+    header::{CONNECTION, CONTENT_TYPE, RETRY_AFTER},
 };
-use meshwork_core::headers;
+use meshwork_core::{Verdict, headers};
+use meshwork_resilience::{Overload, PUSHBACK};
 use tonic::Code;
 
 use crate::{Identity, body::Body, status};
@@ -22,6 +23,22 @@ pub(crate) fn refused(grpc: bool, reason: &'static str, identity: &Identity) -> 
     let mut answer = failed(grpc, status, Code::Unavailable, text);
     answer.headers_mut().insert(name(headers::REFUSED), HeaderValue::from_static(reason));
     add_identity(answer.headers_mut(), identity);
+    answer
+}
+
+/// A request refused because too many are inside. Trying it again is a retry, elsewhere or after a while.
+pub(crate) fn overloaded(grpc: bool, refused: &Overload, identity: &Identity) -> Response<Body> {
+    let (status, code) = (StatusCode::SERVICE_UNAVAILABLE, Code::ResourceExhausted);
+    let mut answer = failed(grpc, status, code, "the server has too much to do");
+    let map = answer.headers_mut();
+    map.insert(name(headers::REFUSED), HeaderValue::from_static(headers::REFUSED_OVERLOADED));
+    let pause = refused.pushback().unwrap_or_default();
+    map.insert(PUSHBACK, HeaderValue::from(pause.as_millis() as u64));
+    if !grpc {
+        // Whole seconds only.
+        map.insert(RETRY_AFTER, HeaderValue::from(pause.as_secs() + 1));
+    }
+    add_identity(map, identity);
     answer
 }
 

@@ -17,6 +17,7 @@ use tonic::Code;
 
 use crate::{
     conn::{InFlight, Waiting},
+    places::Held,
     shared::Stage,
     status,
 };
@@ -44,6 +45,8 @@ pub(crate) struct Handled {
     waiting: Option<Waiting>,
     /// `None` once the answer has ended.
     in_flight: Option<InFlight>,
+    /// Its place, where places are counted.
+    held: Option<Held>,
 }
 
 impl Body {
@@ -62,6 +65,7 @@ impl Body {
         grpc: bool,
         sleep: Option<Pin<Box<Sleep>>>,
         in_flight: InFlight,
+        held: Option<Held>,
     ) -> Self {
         Self(Kind::Handler(Handled {
             body,
@@ -71,6 +75,7 @@ impl Body {
             sleep,
             waiting: None,
             in_flight: Some(in_flight),
+            held,
         }))
     }
 }
@@ -111,25 +116,32 @@ impl Handled {
         let (context, body) = (self.context.clone(), &mut self.body);
         let poll = || context.sync_scope(|| http_body::Body::poll_frame(Pin::new(body), cx));
         match catch_unwind(AssertUnwindSafe(poll)) {
-            Ok(Poll::Pending) => self.poll_end(cx),
+            Ok(Poll::Pending) => {
+                self.held.iter().for_each(Held::leave);
+                self.poll_end(cx)
+            }
             Ok(Poll::Ready(Some(Ok(frame)))) => {
                 if frame.is_data() {
+                    if self.frames > 0 {
+                        self.held.iter().for_each(Held::leave);
+                    }
                     // One message may be the whole answer and is passed on; more of them are a stream.
                     if self.frames > 0 && self.is_told() {
                         return self.tell();
                     }
                     self.frames = self.frames.saturating_add(1);
                 } else {
-                    self.in_flight = None;
+                    let well = frame.trailers_ref().and_then(status::is_ok).unwrap_or(!self.grpc);
+                    self.over(well);
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
             Ok(Poll::Ready(Some(Err(error)))) => {
-                self.in_flight = None;
+                self.over(false);
                 Poll::Ready(Some(Err(error.into())))
             }
             Ok(Poll::Ready(None)) => {
-                self.in_flight = None;
+                self.over(!self.grpc);
                 Poll::Ready(None)
             }
             Err(_panic) => {
@@ -137,6 +149,14 @@ impl Handled {
                 tracing::error!(path = in_flight.path(), "the body of an answer panicked");
                 self.end(Code::Internal, "the handler panicked")
             }
+        }
+    }
+
+    /// The answer has ended by itself.
+    fn over(&mut self, well: bool) {
+        self.in_flight = None;
+        if let Some(held) = self.held.take() {
+            held.finish(well);
         }
     }
 
@@ -175,6 +195,7 @@ impl Handled {
     /// Ends the answer before its time: with a status in gRPC, with an error otherwise. Drops the handler's.
     fn end(&mut self, code: Code, text: &'static str) -> Polled {
         self.in_flight = None;
+        self.held = None;
         self.waiting = None;
         self.body = axum::body::Body::empty();
         Poll::Ready(Some(match self.grpc {

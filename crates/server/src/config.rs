@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use meshwork_resilience::shed::{AdaptivePolicy, Shares};
+
 use crate::Network;
 
 /// The limits and time-outs of a [`Server`](crate::Server). The defaults run.
@@ -41,11 +43,30 @@ pub struct ServerConfig {
     /// Whether callers are strangers: their `meshwork-*` headers are taken away before anything reads
     /// them, except the address check of `meshwork-to`. Default false.
     pub edge: bool,
+    /// Most requests inside at a time, streams included, each until the end of its answer; one more is refused
+    /// as overloaded, whatever its priority. At least 1. Health and confirmations do not count. Default none.
+    pub max_concurrent_requests: Option<u32>,
+    /// Finds by latency how many requests may be inside, and refuses the others by priority. Default none.
+    pub shed: Option<ShedPolicy>,
     /// From where priority `critical` is accepted; from elsewhere it becomes `normal`. Default nowhere.
     pub critical_from: Vec<Network>,
     /// From whom priority `critical` is accepted besides: SPIFFE ids or DNS names that a peer's certificate
     /// proves. Default nobody.
     pub critical_identities: Vec<String>,
+}
+
+/// How a server refuses what is too much for it, judged by its own latency and queue, never by the CPU of the host.
+///
+/// A request refused is answered at once with 503, in gRPC with RESOURCE_EXHAUSTED, as `meshwork-refused:
+/// overloaded` and with the time to wait before another attempt. Streams leave with their first message, and a
+/// handler that waits on purpose leaves through its [`Place`](crate::Place): how long they last says nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[non_exhaustive]
+pub struct ShedPolicy {
+    /// Where the limit begins and ends, and how often it moves.
+    pub adaptive: AdaptivePolicy,
+    /// Who comes first.
+    pub shares: Shares,
 }
 
 impl Default for ServerConfig {
@@ -63,6 +84,8 @@ impl Default for ServerConfig {
             keep_alive_interval: Duration::from_secs(20),
             keep_alive_timeout: Duration::from_secs(20),
             edge: false,
+            max_concurrent_requests: None,
+            shed: None,
             critical_from: Vec::new(),
             critical_identities: Vec::new(),
         }

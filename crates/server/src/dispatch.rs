@@ -8,21 +8,23 @@ use std::{
 };
 
 use axum::{Router, extract::ConnectInfo, routing::future::RouteFuture};
+use bytes::Bytes;
 use http::{Request, Response, StatusCode, Version};
 use http_body_util::Limited;
-use hyper::body::Incoming;
-use meshwork_core::{Context, Priority, headers};
+use hyper::body::{Body, Incoming};
+use meshwork_core::{BoxError, Context, Priority, headers};
+use meshwork_resilience::Overload;
 use tokio::time::Instant;
 use tonic::{Code, transport::server::TcpConnectInfo};
 use tower_service::Service;
 
 use crate::{
-    PeerIdentity, Services, Split, answer,
-    body::Body,
+    PeerIdentity, Place, Services, Split, answer, body,
     conn::{Conn, InFlight},
     handling::{self, Handling},
     health_grpc,
     inbound::{self, Inbound, Meant},
+    places::{Held, Upload},
     shared::{Shared, Stage},
 };
 
@@ -60,7 +62,7 @@ impl Dispatch {
     }
 
     /// An answer that needs no handler.
-    fn answer(&self, request: &Request<Incoming>, inbound: &Inbound) -> Option<Response<Body>> {
+    fn answer(&self, request: &Request<Incoming>, inbound: &Inbound) -> Option<Response<body::Body>> {
         let shared = &self.conn.shared;
         let path = request.uri().path();
         // Health is told to the last.
@@ -136,7 +138,12 @@ impl Dispatch {
     }
 
     /// Hands the request to its router; nothing of a handler runs yet.
-    fn route(&self, mut request: Request<Incoming>, grpc: bool) -> RouteFuture<Infallible> {
+    fn route(
+        &self,
+        mut request: Request<Incoming>,
+        grpc: bool,
+        place: Option<&Place>,
+    ) -> RouteFuture<Infallible> {
         let conn = &self.conn;
         request.extensions_mut().insert(ConnectInfo(conn.peer));
         if let Some(peer) = conn.proved() {
@@ -148,16 +155,43 @@ impl Dispatch {
             if request.uri().path().starts_with(health_grpc::PREFIX) {
                 return self.doors.health.clone().call(request);
             }
-        } else if let Some(limit) = conn.shared.config.max_body_bytes {
-            let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-            return self.doors.split.route(request.map(|body| Limited::new(body, limit)), grpc);
         }
-        self.doors.split.route(request, grpc)
+        match place {
+            Some(place) => {
+                request.extensions_mut().insert(place.clone());
+                self.route_body(request.map(|body| Upload::new(body, place.clone(), grpc)), grpc)
+            }
+            None => self.route_body(request, grpc),
+        }
+    }
+
+    fn route_body<B>(&self, request: Request<B>, grpc: bool) -> RouteFuture<Infallible>
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let limit = self.conn.shared.config.max_body_bytes.filter(|_| !grpc);
+        let Some(limit) = limit else { return self.doors.split.route(request, grpc) };
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        self.doors.split.route(request.map(|body| Limited::new(body, limit)), grpc)
+    }
+
+    /// Takes the request in. Health is asked most when there is most to do.
+    fn take(
+        &self,
+        request: &Request<Incoming>,
+        context: &Context,
+        now: Instant,
+    ) -> Result<Option<Held>, Overload> {
+        if request.uri().path().starts_with(health_grpc::PREFIX) {
+            return Ok(None);
+        }
+        self.conn.shared.places.take(context.priority, now)
     }
 }
 
 impl hyper::service::Service<Request<Incoming>> for Dispatch {
-    type Response = Response<Body>;
+    type Response = Response<body::Body>;
     type Error = Infallible;
     type Future = Handling;
 
@@ -178,10 +212,21 @@ impl hyper::service::Service<Request<Incoming>> for Dispatch {
         }
         let grpc = inbound.grpc;
         let context = self.context(inbound, now);
+        let held = match self.take(&request, &context, now) {
+            Ok(held) => held,
+            Err(refused) => {
+                let mut answer = answer::overloaded(grpc, &refused, &shared.identity);
+                if http1 && shared.stage() >= Stage::Leaving {
+                    answer::say_close(&mut answer);
+                }
+                return Handling::answered(answer);
+            }
+        };
         let path = request.uri().path_and_query().cloned();
         let in_flight = InFlight::begin(self.conn.clone(), request.method().clone(), path, now);
-        match catch_unwind(AssertUnwindSafe(|| self.route(request, grpc))) {
-            Ok(route) => Handling::running(route, context, in_flight, grpc, http1),
+        let place = held.as_ref().and_then(Held::place);
+        match catch_unwind(AssertUnwindSafe(|| self.route(request, grpc, place))) {
+            Ok(route) => Handling::running(route, context, in_flight, held, grpc, http1),
             Err(panic) => {
                 shared.counters.panics.fetch_add(1, Relaxed);
                 tracing::error!(

@@ -13,6 +13,7 @@ use std::{
 
 use axum::routing::future::RouteFuture;
 use http::{Response, StatusCode};
+use http_body::Body as _;
 use meshwork_core::Context;
 use meshwork_resilience::retry::{Chain, Chained};
 use pin_project_lite::pin_project;
@@ -22,7 +23,7 @@ use tokio::{
 };
 use tonic::Code;
 
-use crate::{answer, body::Body, conn::InFlight, drain::CutKind, shared::Stage};
+use crate::{answer, body::Body, conn::InFlight, drain::CutKind, places::Held, shared::Stage, status};
 
 /// How long after the deadline we answer that it passed. The caller has the same deadline and knows who set
 /// it: its own error says more than our answer would.
@@ -45,6 +46,7 @@ pin_project! {
 pub(crate) struct Running {
     context: Context,
     in_flight: InFlight,
+    held: Option<Held>,
     grpc: bool,
     http1: bool,
     sleep: Option<Pin<Box<Sleep>>>,
@@ -59,10 +61,11 @@ impl Handling {
         route: RouteFuture<Infallible>,
         context: Context,
         in_flight: InFlight,
+        held: Option<Held>,
         grpc: bool,
         http1: bool,
     ) -> Self {
-        let request = Running { context: context.clone(), in_flight, grpc, http1, sleep: None };
+        let request = Running { context: context.clone(), in_flight, held, grpc, http1, sleep: None };
         Self::Running { route: context.scope(Chain::scope(route)), request: Some(request) }
     }
 }
@@ -112,8 +115,11 @@ impl Running {
             conn.set_kind(CutKind::Upgraded);
         }
         let close = self.closes();
-        let Self { context, in_flight, grpc, sleep, .. } = self;
-        let mut answer = answer.map(|body| Body::handled(body, context, grpc, sleep, in_flight));
+        let Self { context, in_flight, held, grpc, sleep, .. } = self;
+        if let Some(held) = &held {
+            judge(held, grpc, &answer);
+        }
+        let mut answer = answer.map(|body| Body::handled(body, context, grpc, sleep, in_flight, held));
         if close {
             answer::say_close(&mut answer);
         }
@@ -127,6 +133,7 @@ impl Running {
 
     fn panicked(&self, panic: &(dyn Any + Send)) -> Response<Body> {
         self.in_flight.conn().shared.counters.panics.fetch_add(1, Relaxed);
+        self.held.iter().for_each(|held| held.finish(false));
         tracing::error!(path = self.in_flight.path(), panic = text_of(panic), "a handler panicked");
         self.failed(StatusCode::INTERNAL_SERVER_ERROR, Code::Internal, "the handler panicked")
     }
@@ -141,6 +148,21 @@ impl Running {
 
     fn closes(&self) -> bool {
         self.http1 && self.in_flight.conn().shared.stage() >= Stage::Leaving
+    }
+}
+
+/// Whether the head of an answer says how long it took: not where more of it is to come.
+fn judge(held: &Held, grpc: bool, answer: &Response<axum::body::Body>) {
+    if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
+        held.leave();
+    } else if grpc {
+        if let Some(status) = status::is_ok(answer.headers()) {
+            held.finish(status);
+        }
+    } else if answer.size_hint().exact().is_some() {
+        held.finish(answer.status().as_u16() < 400);
+    } else if answer.status().as_u16() >= 400 {
+        held.finish(false);
     }
 }
 

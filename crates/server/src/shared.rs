@@ -1,7 +1,7 @@
 //! What every connection and request of a server reads: its settings, its stage and its counters.
 
 use std::sync::{
-    Mutex, OnceLock, PoisonError,
+    Arc, Mutex, OnceLock, PoisonError,
     atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst},
 };
 
@@ -11,6 +11,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     Health, Identity, ServerConfig,
     drain::{Cut, MAX_CUTS},
+    places::Places,
 };
 
 /// How far a server has gone on its way out; it never goes back.
@@ -35,6 +36,7 @@ pub(crate) struct Shared {
     pub(crate) identity: Identity,
     pub(crate) health: Health,
     pub(crate) counters: Counters,
+    pub(crate) places: Arc<Places>,
     /// Cancelled when the drain begins. Only for what is not on the path of each request.
     pub(crate) draining: CancellationToken,
     /// Cancelled at the cut; ends what took a connection over.
@@ -70,6 +72,7 @@ pub(crate) struct Counters {
 impl Shared {
     pub(crate) fn new(config: ServerConfig, identity: Identity, health: Health) -> Self {
         Self {
+            places: Places::new(&config),
             config,
             identity,
             health,

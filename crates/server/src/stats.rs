@@ -2,6 +2,8 @@
 
 use std::sync::{Arc, atomic::Ordering::Relaxed};
 
+use meshwork_resilience::shed::ShedStats;
+
 use crate::{open::Open, shared::Shared};
 
 /// Reads the counters of a server; nothing is computed before somebody asks. Clones read the same server.
@@ -69,6 +71,16 @@ impl Stats {
     /// Requests refused because the server drains.
     pub fn refused_draining_total(&self) -> u64 {
         self.shared.counters.draining.load(Relaxed)
+    }
+
+    /// Requests refused because too many were inside.
+    pub fn refused_overloaded_total(&self) -> u64 {
+        self.shared.places.refused()
+    }
+
+    /// The adaptive limit and whom it refused, where [`ServerConfig::shed`](crate::ServerConfig::shed) is set.
+    pub fn shed(&self) -> Option<ShedStats> {
+        self.shared.places.shed()
     }
 
     /// Requests refused because they were meant for another instance.

@@ -15,3 +15,8 @@ pub(crate) fn trailers(code: Code, text: &'static str) -> HeaderMap {
     write(&mut trailers, code, text);
     trailers
 }
+
+/// Whether the status in a head or in trailers is OK; `None` without one.
+pub(crate) fn is_ok(map: &HeaderMap) -> Option<bool> {
+    Some(map.get("grpc-status")?.as_bytes() == b"0")
+}

@@ -174,6 +174,17 @@ impl EchoClient {
         Ok(self.0.client_streaming(request, path, codec).await?.into_inner().text)
     }
 
+    /// Says whatever `said` brings; the answer comes after its end.
+    pub(crate) async fn client_stream(
+        &mut self,
+        said: impl Stream<Item = Text> + Send + 'static,
+    ) -> Result<String, Status> {
+        self.0.ready().await.unwrap();
+        let codec = ProstCodec::<Text, Text>::default();
+        let path = PathAndQuery::from_static("/test.Echo/Client");
+        Ok(self.0.client_streaming(Request::new(said), path, codec).await?.into_inner().text)
+    }
+
     pub(crate) async fn both(
         &mut self,
         said: impl Stream<Item = Text> + Send + 'static,

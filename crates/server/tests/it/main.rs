@@ -9,6 +9,7 @@ mod echo;
 mod health;
 mod limits;
 mod one_port;
+mod overload;
 mod patience;
 mod refusal;
 mod support;
