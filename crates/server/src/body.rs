@@ -27,6 +27,10 @@ use crate::{
 pub(crate) struct Body(Kind);
 
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly all are a handler's, and a box would cost each an allocation"
+)]
 enum Kind {
     /// Ours.
     Full(Option<Bytes>),
