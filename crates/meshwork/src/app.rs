@@ -3,7 +3,7 @@
 use std::{convert::Infallible, future::Future, path::PathBuf, process::ExitCode, sync::Arc};
 
 use axum::{Router, response::IntoResponse, routing::Route};
-use meshwork_client::Channel;
+use meshwork_client::{Channel, ClientConfig};
 use meshwork_config::ConfigError;
 use meshwork_core::{Backend, Build, Error, ErrorChain, Watch};
 use meshwork_server::{Services, Split};
@@ -71,6 +71,34 @@ impl App {
     /// The directory of the configuration files, instead of `MESHWORK_CONFIG_DIR` or `config`. It need not exist.
     pub fn with_config_dir(self, dir: impl Into<PathBuf>) -> Self {
         self.shared.lazy.set("with_config_dir", |setup| setup.config_dir = Some(dir.into()));
+        self
+    }
+
+    /// How `service` is called, in code: `change` gets what the configuration says of it, and its word is the last,
+    /// also when the configuration changes later. `service` is a name, a target as given to
+    /// [`channel`](Self::channel), or `default` for all of them; again = after that.
+    ///
+    /// For what no file can say: a policy of one's own, a way to connect, a choice of instances.
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use meshwork::{App, client::{MethodConfig, balance::{LeastRequest, RingHash}}};
+    /// let app = App::new().with_client("users", |users| {
+    ///     users.policy = Arc::new(LeastRequest::default());
+    ///     let mut get = MethodConfig::default();
+    ///     get.policy = Some(Arc::new(RingHash::default()));
+    ///     users.methods.insert("users.v1.Users/GetUser".into(), get);
+    /// });
+    /// # drop(app);
+    /// ```
+    ///
+    /// Must come before the first [`channel`](Self::channel) or [`config`](Self::config).
+    pub fn with_client(
+        self,
+        service: impl AsRef<str>,
+        change: impl Fn(&mut ClientConfig) + Send + Sync + 'static,
+    ) -> Self {
+        self.shared.lazy.set("with_client", |setup| setup.clients.add(service.as_ref(), change));
         self
     }
 

@@ -74,7 +74,7 @@ async fn listen(wiring: &Wiring, key: &str, text: &str) -> Result<Listener, RunE
 pub(crate) fn record(wiring: &Wiring, bound: &[Bound]) -> Result<Instance, RunError> {
     let service = wiring.config.service();
     let text = |text: &Option<String>| -> Arc<str> { text.as_deref().unwrap_or_default().into() };
-    let mut instance = Instance::new(wiring.service.clone());
+    let mut instance = Instance::with_id(wiring.service.clone(), wiring.id.clone());
     instance.env = Arc::clone(&wiring.env);
     instance.region = text(&service.region);
     instance.zone = text(&service.zone);

@@ -6,24 +6,45 @@ use std::{
     time::Duration,
 };
 
-use meshwork_client::Channel;
+use meshwork_client::{Channel, ClientConfig, Connect};
 use meshwork_config::Config;
 use meshwork_core::{
-    Discovery, Error, ErrorKind, Instances, Parts, Publisher, ServiceName, Staleness, Watch,
+    Discovery, Error, ErrorKind, InstanceId, Instances, Parts, Publisher, Query, ServiceName, Staleness,
+    Watch,
 };
 use meshwork_registry::{Target, TargetScheme};
 use tokio::time::Instant;
 
-use crate::{assemble, settings};
+use crate::{
+    RunError, assemble,
+    live::{Apply, LivePart},
+    settings::{self, Callee},
+};
 
 /// The most channels kept.
 const MOST: usize = 1024;
 /// How long a channel that nobody asked for again is kept when room is needed.
 const IDLE: Duration = Duration::from_secs(600);
 
+/// What the code says of clients, over what the configuration says.
+#[derive(Clone, Default)]
+pub(crate) struct Changes(Vec<(Box<str>, Arc<Change>)>);
+
+type Change = dyn Fn(&mut ClientConfig) + Send + Sync;
+
+/// The process itself, as one of the clients.
+#[derive(Clone, Debug)]
+pub(crate) struct Own {
+    pub(crate) service: ServiceName,
+    pub(crate) id: InstanceId,
+}
+
 /// Makes channels and keeps them by target.
 pub(crate) struct Channels {
-    config: Config,
+    /// Replaced when what is live in it was changed.
+    config: Mutex<Config>,
+    changes: Changes,
+    own: Own,
     env: Arc<str>,
     discovery: Option<Arc<dyn Discovery>>,
     registry: Box<str>,
@@ -32,15 +53,35 @@ pub(crate) struct Channels {
 
 struct Kept {
     channel: Channel,
+    target: Target,
     asked: Instant,
+}
+
+// === impl Changes ===
+
+impl Changes {
+    /// Adds a change of the client of `service`, by its name or target; of all, for `default`.
+    pub(crate) fn add(&mut self, service: &str, change: impl Fn(&mut ClientConfig) + Send + Sync + 'static) {
+        self.0.push((service.into(), Arc::new(change)));
+    }
+
+    /// Those of all clients first.
+    fn apply(&self, to: &mut ClientConfig, service: &str, target: &str) {
+        let is_of = |name: &str, names: [&str; 2]| names.contains(&name);
+        for names in [["default"; 2], [service, target]] {
+            self.0.iter().filter(|(name, _)| is_of(name, names)).for_each(|(_, change)| change(to));
+        }
+    }
 }
 
 // === impl Channels ===
 
 impl Channels {
-    pub(crate) fn new(config: &Config, env: &Arc<str>, parts: &Parts) -> Self {
+    pub(crate) fn new(config: &Config, changes: Changes, own: Own, env: &Arc<str>, parts: &Parts) -> Self {
         Self {
-            config: config.clone(),
+            config: Mutex::new(config.clone()),
+            changes,
+            own,
             env: Arc::clone(env),
             discovery: parts.discovery.clone(),
             registry: parts.description.clone(),
@@ -67,8 +108,10 @@ impl Channels {
             let text = format!("opening `{}`: {MOST} channels are in use", target.escape_debug());
             return Err(Error::new(ErrorKind::Unsupported, text));
         }
-        let channel = self.open(target)?;
-        kept.insert(target.into(), Kept { channel: channel.clone(), asked: now });
+        let kept_as = target;
+        let target: Target = target.parse()?;
+        let channel = self.open(kept_as, &target)?;
+        kept.insert(kept_as.into(), Kept { channel: channel.clone(), target, asked: now });
         Ok(channel)
     }
 
@@ -78,18 +121,44 @@ impl Channels {
         kept.drain().map(|(_, kept)| kept.channel).collect()
     }
 
-    fn open(&self, text: &str) -> Result<Channel, Error> {
-        let target: Target = text.parse()?;
+    fn open(&self, text: &str, target: &Target) -> Result<Channel, Error> {
         let discovery = match target.scheme() {
             TargetScheme::Plain => self.discovery()?,
-            _ => assemble::target(&target, &self.env)?,
+            _ => assemble::target(target, &self.env)?,
         };
         let mut query = target.query();
         if query.env().is_none() {
             query = query.in_env(&*self.env);
         }
-        let client = settings::client(&self.config, target.service().as_str())?;
+        let config = self.config.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let connect = settings::connect(&config, target.service().as_str())?;
+        let mut client = self.settings(&config, text, target, connect)?;
+        client.local.instance = Some(self.own.id.clone());
+        if client.aperture.is_some() || !client.local.zone.is_empty() {
+            // Shared by all channels: one subscription to the own service.
+            let own = Query::new(self.own.service.clone()).in_env(&*self.env);
+            client.local.peers = self.discovery.as_ref().map(|discovery| discovery.watch(&own));
+        }
         Ok(Channel::new(target.service().clone(), discovery.watch(&query), client))
+    }
+
+    /// What configuration and code say of a client.
+    fn settings(
+        &self,
+        config: &Config,
+        text: &str,
+        target: &Target,
+        connect: Option<Arc<dyn Connect>>,
+    ) -> Result<ClientConfig, Error> {
+        let is_direct = target.scheme() == TargetScheme::Direct;
+        let service = target.service().as_str();
+        let order = is_direct.then(|| target.endpoints());
+        let mut client = settings::client(config, Callee { service, order })?;
+        if let Some(connect) = connect {
+            client.connect = connect;
+        }
+        self.changes.apply(&mut client, service, text);
+        Ok(client)
     }
 
     fn discovery(&self) -> Result<Arc<dyn Discovery>, Error> {
@@ -100,6 +169,30 @@ impl Channels {
             );
             Error::new(ErrorKind::Unsupported, text)
         })
+    }
+}
+
+/// The channels of an app, as a part of it that follows the configuration.
+pub(crate) struct LiveChannels(pub(crate) Arc<Channels>);
+
+impl LivePart for LiveChannels {
+    fn follows(&self, key: &str) -> bool {
+        settings::is_live(key)
+    }
+
+    fn judge(&self, newer: &Config) -> Result<Option<Apply>, RunError> {
+        let channels = Arc::clone(&self.0);
+        let kept = channels.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut changed = Vec::with_capacity(kept.len());
+        for (text, kept) in kept.iter() {
+            changed.push((kept.channel.clone(), channels.settings(newer, text, &kept.target, None)?));
+        }
+        drop(kept);
+        let newer = newer.clone();
+        Ok(Some(Box::new(move || {
+            *channels.config.lock().unwrap_or_else(PoisonError::into_inner) = newer;
+            changed.iter().for_each(|(channel, config)| channel.reconfigure(config));
+        })))
     }
 }
 

@@ -50,6 +50,8 @@ pub use error::RunError;
 pub use handle::{Handle, Readiness};
 pub use hooks::Outcome;
 pub use live::Reloaded;
+/// How a service is called: policies and limits in code, and what calls come to.
+pub use meshwork_client as client;
 pub use meshwork_client::{CallError, CallOptions, Channel, OptionsExt};
 pub use meshwork_config as config;
 pub use meshwork_core::{

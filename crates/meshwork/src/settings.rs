@@ -1,11 +1,11 @@
 //! From the configuration's words to the settings of server and client.
 
-use std::sync::Arc;
-
-use meshwork_client::{ClientConfig, Connect, Limit, MethodConfig, balance};
-use meshwork_config::{Balance, Config, Origin, TlsConfig};
-use meshwork_core::{Error, Scheme};
+use meshwork_config::Config;
 use meshwork_server::ServerConfig;
+
+mod client;
+
+pub(crate) use client::{Callee, client, connect, is_live};
 
 /// `[server]` and what of `[service]` concerns the server.
 pub(crate) fn server(config: &Config) -> ServerConfig {
@@ -23,84 +23,4 @@ pub(crate) fn server(config: &Config) -> ServerConfig {
     server.keep_alive_timeout = said.keep_alive_timeout;
     server.edge = config.service().edge;
     server
-}
-
-/// `[client.<service>]`, with the place where each time limit was set.
-///
-/// # Errors
-/// `Invalid` when its TLS cannot work, `Unsupported` when this build has none.
-pub(crate) fn client(config: &Config, service: &str) -> Result<ClientConfig, Error> {
-    let said = config.client(service);
-    let limit = |key: &str, duration| {
-        let key = format!("client.{service}.{key}");
-        match config.origin(&key) {
-            Origin::Default => Limit::fallback(duration, format!("the default of `{key}`")),
-            origin => Limit::new(duration, format!("`{key}` ({origin})")),
-        }
-    };
-    let mut client = ClientConfig::default();
-    client.timeout = (!said.timeout.is_zero()).then(|| limit("timeout", said.timeout));
-    client.attempt_timeout = said.attempt_timeout.map(|duration| limit("attempt_timeout", duration));
-    client.connect_timeout = said.connect_timeout;
-    client.policy = policy(said.balance);
-    client.hedge = said.hedge;
-    client.max_connections = said.max_connections.get().into();
-    client.max_age = said.max_age;
-    client.idle = (!said.idle.is_zero()).then_some(said.idle);
-    if let Some(tls) = &said.tls {
-        client.connect = connect(&format!("`[client.{service}.tls]`"), tls)?;
-    }
-    client.retry.attempts = said.retry.attempts;
-    client.retry.budget = said.retry.budget;
-    client.scheme = said.scheme.and_then(|scheme| scheme.as_str().parse::<Scheme>().ok());
-    client.methods = said
-        .methods
-        .iter()
-        .map(|(name, method)| {
-            let timeout = method.timeout.map(|d| limit(&format!("methods.\"{name}\".timeout"), d));
-            let mut made = MethodConfig::new(timeout, method.idempotent);
-            made.hedge = method.hedge;
-            (name.clone(), made)
-        })
-        .collect();
-    client.local.region = config.service().region.as_deref().unwrap_or_default().into();
-    client.local.zone = config.service().zone.as_deref().unwrap_or_default().into();
-    client.addresses.allow_loopback = config.is_development()
-        || config.service().advertise.allow_loopback
-        || config
-            .service()
-            .http
-            .as_deref()
-            .is_some_and(|addr| addr.starts_with("127.") || addr.starts_with("[::1]"));
-    Ok(client)
-}
-
-fn policy(balance: Balance) -> Arc<dyn balance::Policy> {
-    match balance {
-        Balance::RoundRobin => Arc::new(balance::RoundRobin::default()),
-        Balance::WeightedRoundRobin => Arc::new(balance::WeightedRoundRobin::default()),
-        Balance::LeastRequest => Arc::new(balance::LeastRequest::default()),
-        Balance::RingHash => Arc::new(balance::RingHash::default()),
-        Balance::First => Arc::new(balance::First::default()),
-        // `p2c`, and what a newer configuration may know.
-        _ => Arc::new(balance::P2c::default()),
-    }
-}
-
-#[cfg(feature = "tls")]
-fn connect(place: &str, said: &TlsConfig) -> Result<Arc<dyn Connect>, Error> {
-    let mut tls = meshwork_client::TlsConfig::default();
-    tls.ca_file.clone_from(&said.ca_file);
-    tls.platform_roots = said.platform_roots;
-    tls.cert_file.clone_from(&said.cert_file);
-    tls.key_file.clone_from(&said.key_file);
-    tls.server_name.clone_from(&said.server_name);
-    Ok(Arc::new(meshwork_client::TlsConnect::new(place, tls)?))
-}
-
-#[cfg(not(feature = "tls"))]
-fn connect(place: &str, _: &TlsConfig) -> Result<Arc<dyn Connect>, Error> {
-    let text =
-        format!("this build has no TLS for {place}; add the feature: cargo add meshwork --features tls");
-    Err(Error::new(meshwork_core::ErrorKind::Unsupported, text))
 }

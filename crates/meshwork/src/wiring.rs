@@ -8,12 +8,12 @@ use std::{
 };
 
 use meshwork_config::Config;
-use meshwork_core::{Backend, Build, Error, Parts, ServiceName};
+use meshwork_core::{Backend, Build, Error, Instance, InstanceId, Parts, ServiceName};
 use meshwork_registry::DualStats;
 
 use crate::{
     RunError, assemble,
-    channels::Channels,
+    channels::{Changes, Channels, LiveChannels, Own},
     live::{Live, Reloaded},
 };
 
@@ -25,6 +25,7 @@ pub(crate) struct Setup {
     pub(crate) config_dir: Option<PathBuf>,
     pub(crate) environment: Option<String>,
     pub(crate) serves: Vec<String>,
+    pub(crate) clients: Changes,
     pub(crate) build: Build,
 }
 
@@ -33,11 +34,13 @@ pub(crate) struct Wiring {
     pub(crate) config: Config,
     pub(crate) env: Arc<str>,
     pub(crate) service: ServiceName,
+    /// The id of its first record.
+    pub(crate) id: InstanceId,
     /// Under which names it is announced besides.
     pub(crate) also: Vec<ServiceName>,
     pub(crate) build: Build,
     pub(crate) parts: Parts,
-    pub(crate) channels: Channels,
+    pub(crate) channels: Arc<Channels>,
     pub(crate) live: Live,
     pub(crate) duals: BTreeMap<Box<str>, Arc<DualStats>>,
     /// Whether the code gave the registry, so that `[registry] use` is not asked.
@@ -141,8 +144,11 @@ fn wire(setup: Setup) -> Result<Wiring, RunError> {
             (opened.parts, opened.duals)
         }
     };
-    let channels = Channels::new(&config, &env, &parts);
-    Ok(Wiring { config, env, service, also, build: setup.build, parts, channels, live, duals, given })
+    let id = Instance::new(service.clone()).id;
+    let own = Own { service: service.clone(), id: id.clone() };
+    let channels = Arc::new(Channels::new(&config, setup.clients, own, &env, &parts));
+    live.follow(Arc::new(LiveChannels(Arc::clone(&channels))));
+    Ok(Wiring { config, env, service, id, also, build: setup.build, parts, channels, live, duals, given })
 }
 
 /// The further services of the process, each once.
