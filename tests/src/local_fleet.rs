@@ -74,11 +74,27 @@ impl LocalFleet {
             self.ports.push(port);
         }
         for process in launched {
-            let provider = Provider::of(process).await?;
-            self.sockets.push(sockets(provider.pid()));
-            self.providers.push(provider);
+            self.joined(Provider::of(process).await?);
         }
         Ok(())
+    }
+
+    /// Starts one more provider, which listens where its plan says: on `port`, or on another address of that number.
+    ///
+    /// # Errors
+    /// When it does not serve.
+    ///
+    /// # Cancel safety
+    /// Dropping the future kills it.
+    pub async fn join(&mut self, plan: Plan, port: Port) -> Result<()> {
+        self.joined(plan.local(self.dir.path()).start(&self.actor).await?);
+        self.ports.push(port);
+        Ok(())
+    }
+
+    fn joined(&mut self, provider: Provider) {
+        self.sockets.push(sockets(provider.pid()));
+        self.providers.push(provider);
     }
 
     /// The content of `[registry]` for callers.

@@ -31,6 +31,8 @@ const TRUE: Duration = Duration::from_secs(1);
 /// Over which time a share is taken, and how much of a fair one is enough.
 const SPAN: Duration = Duration::from_secs(1);
 const SHARE: f64 = 0.8;
+/// How many failures are noted.
+const NOTED: usize = 50;
 
 /// Channels to one service, of which calls take turns.
 #[derive(Clone)]
@@ -93,6 +95,16 @@ impl Clients {
             let turn = usize::try_from(number).unwrap_or_default() % channels.len();
             ask(channels[turn].clone())
         })
+    }
+
+    /// What the first channel knows of all nodes.
+    pub(crate) fn nodes(&self) -> Vec<NodeView> {
+        self.channels[0].nodes()
+    }
+
+    /// What the first channel knows of the node at this address.
+    pub(crate) fn node(&self, address: &str) -> Option<NodeView> {
+        self.nodes().into_iter().find(|node| *node.address == *address)
     }
 
     /// Waits until each view holds these ids and no others.
@@ -174,9 +186,13 @@ pub(crate) fn timed_out(report: &Calls, time_outs: usize, judge: &mut Judge) {
     note_first(report, judge);
 }
 
+/// How the first failed, and when each did.
 fn note_first(report: &Calls, judge: &mut Judge) {
     if let Some(first) = report.failures().find_map(Caller::failure) {
         judge.note(&format!("first failure: {first}"));
+        let begins = report.failures().take(NOTED).map(|call| call.began - report.begun());
+        let begins: Vec<_> = begins.map(|begin| format!("{:.2}", begin.as_secs_f64())).collect();
+        judge.note(&format!("calls that failed began after {} s", begins.join(", ")));
     }
 }
 

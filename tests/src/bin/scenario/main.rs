@@ -14,6 +14,7 @@ mod failover;
 mod faulty;
 mod fleet;
 mod frozen;
+mod hole;
 mod refused;
 mod roles;
 mod slow;
@@ -45,6 +46,11 @@ const SCENARIOS: &[Scenario] = &[
         number: 2,
         what: "one of three providers is frozen and goes on",
         play: |actor, length, judge| Box::pin(frozen::play(actor, length, judge)),
+    },
+    Scenario {
+        number: 3,
+        what: "the link to one of three providers is black-holed and healed",
+        play: |actor, length, judge| Box::pin(hole::play(actor, length, judge)),
     },
     Scenario {
         number: 4,
@@ -100,6 +106,9 @@ enum Asked {
 #[tokio::main]
 async fn main() -> ExitCode {
     if let Some(code) = roles::played().await {
+        return code;
+    }
+    if let Some(code) = hole::played().await {
         return code;
     }
     let (scenario, length) = match arguments(env::args().skip(1)) {
