@@ -6,16 +6,18 @@ use meshwork_core::{Instance, Status};
 
 use crate::Node;
 
-/// A node together with the record it is known by in one snapshot. Cloning it is one reference count.
+/// A node together with the record it is known by in one snapshot. Cloning it is two reference counts.
 #[derive(Clone)]
-pub struct Member(Arc<Parts>);
-
-struct Parts {
-    node: Arc<Node>,
-    instance: Arc<Instance>,
+pub struct Member {
+    // Beside one another, so that a pick finds the node in one step.
+    /// Absent, as the record is, only in what [`take`](Self::take) leaves behind.
+    node: Option<Arc<Node>>,
+    instance: Option<Arc<Instance>>,
     weight: u16,
     takes_calls: bool,
 }
+
+const NOT_TAKEN: &str = "invariant: nobody sees a member that was taken";
 
 impl Member {
     /// With the weight of its record.
@@ -27,36 +29,48 @@ impl Member {
     /// With another weight than its record says.
     pub fn with_weight(node: Arc<Node>, instance: Arc<Instance>, weight: u16) -> Self {
         let takes_calls = instance.status == Status::Up;
-        Self(Arc::new(Parts { node, instance, weight, takes_calls }))
+        Self { node: Some(node), instance: Some(instance), weight, takes_calls }
     }
 
     /// The node: connection and statistics.
     pub fn node(&self) -> &Arc<Node> {
-        &self.0.node
+        self.node.as_ref().expect(NOT_TAKEN)
     }
 
     /// The record.
     pub fn instance(&self) -> &Arc<Instance> {
-        &self.0.instance
+        self.instance.as_ref().expect(NOT_TAKEN)
     }
 
     /// The weight, 0 to 65535.
     pub fn weight(&self) -> u16 {
-        self.0.weight
+        self.weight
     }
 
     /// Whether its record is `up`: one that is `unready` or `leaving` gets nothing new.
     pub fn takes_calls(&self) -> bool {
-        self.0.takes_calls
+        self.takes_calls
+    }
+
+    /// Whether it is the same node, by the same record, of the same weight.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        let alike = Arc::ptr_eq(self.node(), other.node()) && Arc::ptr_eq(self.instance(), other.instance());
+        alike && self.weight == other.weight
+    }
+
+    /// Moves it out of a list that nobody reads.
+    pub(crate) fn take(&mut self) -> Self {
+        let Self { weight, takes_calls, .. } = *self;
+        Self { node: self.node.take(), instance: self.instance.take(), weight, takes_calls }
     }
 }
 
 impl fmt::Debug for Member {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Member")
-            .field("id", &self.0.instance.id)
-            .field("node", &self.0.node)
-            .field("weight", &self.0.weight)
+            .field("id", &self.instance().id)
+            .field("node", self.node())
+            .field("weight", &self.weight)
             .finish_non_exhaustive()
     }
 }
