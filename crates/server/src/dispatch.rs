@@ -13,7 +13,7 @@ use http::{Request, Response, StatusCode, Version};
 use http_body_util::Limited;
 use hyper::body::{Body, Incoming};
 use meshwork_core::{BoxError, Context, Priority, headers};
-use meshwork_resilience::Overload;
+use meshwork_resilience::{Overload, deadline::Inherit};
 use tokio::time::Instant;
 use tonic::{Code, transport::server::TcpConnectInfo};
 use tower_service::Service;
@@ -67,10 +67,10 @@ impl Dispatch {
         let path = request.uri().path();
         // Health is told to the last.
         match path {
-            HEALTH if !inbound.grpc => {
+            HEALTH if !inbound.is_grpc() => {
                 return Some(answer::json(StatusCode::OK, r#"{"alive":true}"#.into()));
             }
-            READY if !inbound.grpc => {
+            READY if !inbound.is_grpc() => {
                 let (ready, body) = shared.health.ready_json();
                 let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
                 return Some(answer::json(status, body));
@@ -79,24 +79,24 @@ impl Dispatch {
         }
         if self.refuses(inbound) {
             shared.counters.draining.fetch_add(1, Relaxed);
-            return Some(answer::refused(inbound.grpc, headers::REFUSED_DRAINING, &shared.identity));
+            return Some(answer::refused(inbound.is_grpc(), headers::REFUSED_DRAINING, &shared.identity));
         }
         if path == headers::CONFIRM_PATH {
             return Some(answer::confirmed(&shared.identity));
         }
         if inbound.meant == Meant::Another {
             shared.counters.misdirected.fetch_add(1, Relaxed);
-            return Some(answer::refused(inbound.grpc, headers::REFUSED_MISDIRECTED, &shared.identity));
+            return Some(answer::refused(inbound.is_grpc(), headers::REFUSED_MISDIRECTED, &shared.identity));
         }
         if path.starts_with(OWN) {
             return Some(answer::not_found());
         }
-        if inbound.timeout == Some(Duration::ZERO) {
+        if inbound.carried.timeout() == Some(Duration::ZERO) {
             shared.counters.deadlines.fetch_add(1, Relaxed);
             let (status, code) = (StatusCode::GATEWAY_TIMEOUT, Code::DeadlineExceeded);
-            return Some(answer::failed(inbound.grpc, status, code, "the deadline passed"));
+            return Some(answer::failed(inbound.is_grpc(), status, code, "the deadline passed"));
         }
-        let limit = shared.config.max_body_bytes.filter(|_| !inbound.grpc);
+        let limit = shared.config.max_body_bytes.filter(|_| !inbound.is_grpc());
         if limit.is_some_and(|limit| inbound.content_length.is_some_and(|length| length > limit)) {
             let status = StatusCode::PAYLOAD_TOO_LARGE;
             return Some(answer::failed(false, status, Code::ResourceExhausted, "the body is too large"));
@@ -116,16 +116,12 @@ impl Dispatch {
 
     fn context(&self, inbound: Inbound, now: Instant) -> Context {
         let config = &self.conn.shared.config;
-        let timeout = inbound.timeout.map(|timeout| timeout.min(config.max_deadline));
-        let mut context = Context::default();
-        context.deadline = timeout.or(config.default_deadline).map(|timeout| now + timeout);
-        context.trace = inbound.trace;
-        context.priority = match inbound.priority {
-            Priority::Critical if !self.may_be_critical() => Priority::Normal,
-            priority => priority,
+        let inherit = Inherit {
+            longest: config.max_deadline,
+            absent: config.default_deadline,
+            critical: inbound.carried.priority() == Priority::Critical && self.may_be_critical(),
         };
-        context.lane = inbound.lane;
-        context.attempt = inbound.attempt;
+        let mut context = inherit.believe(inbound.carried, now);
         context.peer = Some(self.conn.who().clone());
         context
     }
@@ -202,7 +198,7 @@ impl hyper::service::Service<Request<Incoming>> for Dispatch {
         let inbound = Inbound::read(request.headers(), &shared.identity, shared.config.edge);
         let http1 = request.version() < Version::HTTP_2;
         if let Some(mut answer) = self.answer(&request, &inbound) {
-            if http1 && shared.stage() >= Stage::Leaving {
+            if http1 && self.conn.says_close() {
                 answer::say_close(&mut answer);
             }
             return Handling::answered(answer);
@@ -210,13 +206,13 @@ impl hyper::service::Service<Request<Incoming>> for Dispatch {
         if shared.config.edge && inbound.native {
             inbound::strip(request.headers_mut());
         }
-        let grpc = inbound.grpc;
+        let grpc = inbound.is_grpc();
         let context = self.context(inbound, now);
         let held = match self.take(&request, &context, now) {
             Ok(held) => held,
             Err(refused) => {
                 let mut answer = answer::overloaded(grpc, &refused, &shared.identity);
-                if http1 && shared.stage() >= Stage::Leaving {
+                if http1 && self.conn.says_close() {
                     answer::say_close(&mut answer);
                 }
                 return Handling::answered(answer);

@@ -1,17 +1,17 @@
 //! From the headers of a request to the [`Context`] of its handler, for servers other than ours.
 
 use std::{
+    str::FromStr,
+    sync::Arc,
     task::{self, Poll},
     time::Duration,
 };
 
-use http::{HeaderMap, Request, header};
-use meshwork_core::{Context, Priority, headers};
+use http::{HeaderMap, HeaderName, HeaderValue, Request};
+use meshwork_core::{Context, Priority, headers, timeout};
 use tokio::{task::futures::TaskLocalFuture, time::Instant};
 use tower_layer::Layer;
 use tower_service::Service;
-
-use super::header as wire;
 
 /// The longest lane or trace context that is passed on, in bytes.
 const MAX_TEXT: usize = 256;
@@ -49,21 +49,82 @@ impl Inherit {
     /// The context of the handler of a request that came `now`: deadline, attempt, priority, lane and trace. What is
     /// malformed counts as absent.
     pub fn context(&self, request: &HeaderMap, now: Instant) -> Context {
-        let word = |name: &str| request.get(name).and_then(|value| value.to_str().ok());
-        let is_grpc = word(header::CONTENT_TYPE.as_str()).is_some_and(headers::is_grpc);
+        self.believe(Carried::by(request), now)
+    }
+
+    /// The same, of headers that were read already.
+    pub fn believe(&self, carried: Carried, now: Instant) -> Context {
+        let timeout = self.timeout(carried.timeout());
         let mut context = Context::default();
-        let timeout = self.timeout(wire::asked(request, is_grpc));
         context.deadline = timeout.and_then(|timeout| now.checked_add(timeout));
-        context.attempt = word(headers::ATTEMPT).and_then(|attempt| attempt.parse().ok()).unwrap_or_default();
-        let short =
-            |name: &str| word(name).filter(|text| (1..=MAX_TEXT).contains(&text.len())).map(Into::into);
-        context.lane = short(headers::LANE);
-        context.trace = short(headers::TRACEPARENT);
-        context.priority = match word(headers::PRIORITY).and_then(Priority::parse).unwrap_or_default() {
+        context.attempt = carried.attempt;
+        context.priority = match carried.priority {
             Priority::Critical if !self.critical => Priority::Normal,
             priority => priority,
         };
+        (context.lane, context.trace) = (carried.lane, carried.trace);
         context
+    }
+}
+
+/// What a request's headers carry from the call that it is part of. A server that reads its headers in one pass
+/// hands each of them to [`take`](Self::take).
+///
+/// ```
+/// use std::time::Duration;
+/// use meshwork_resilience::deadline::Carried;
+/// let mut headers = http::HeaderMap::new();
+/// headers.insert("meshwork-timeout", "1S".parse().unwrap());
+/// assert_eq!(Carried::by(&headers).timeout(), Some(Duration::from_secs(1)));
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct Carried {
+    is_grpc: bool,
+    grpc_timeout: Option<Duration>,
+    own_timeout: Option<Duration>,
+    attempt: u32,
+    priority: Priority,
+    lane: Option<Arc<str>>,
+    trace: Option<Arc<str>>,
+}
+
+impl Carried {
+    /// By all of these headers.
+    pub fn by(headers: &HeaderMap) -> Self {
+        let mut carried = Self::default();
+        headers.iter().for_each(|(name, value)| carried.take(name, value));
+        carried
+    }
+
+    /// Takes one header. What is malformed counts as absent, what stands there twice as the last.
+    pub fn take(&mut self, name: &HeaderName, value: &HeaderValue) {
+        let word = || value.to_str().ok();
+        let short = || word().filter(|text| (1..=MAX_TEXT).contains(&text.len())).map(Into::into);
+        match name.as_str() {
+            "content-type" => self.is_grpc = word().is_some_and(headers::is_grpc),
+            headers::GRPC_TIMEOUT => self.grpc_timeout = word().and_then(timeout::parse),
+            headers::TIMEOUT => self.own_timeout = word().and_then(timeout::parse),
+            headers::ATTEMPT => self.attempt = word().and_then(|n| u32::from_str(n).ok()).unwrap_or_default(),
+            headers::PRIORITY => self.priority = word().and_then(Priority::parse).unwrap_or_default(),
+            headers::LANE => self.lane = short(),
+            headers::TRACEPARENT => self.trace = short(),
+            _ => {}
+        }
+    }
+
+    /// Whether it is a gRPC call.
+    pub fn is_grpc(&self) -> bool {
+        self.is_grpc
+    }
+
+    /// The time that is asked for, in the header of the protocol.
+    pub fn timeout(&self) -> Option<Duration> {
+        if self.is_grpc { self.grpc_timeout } else { self.own_timeout }
+    }
+
+    /// How much the call says it matters.
+    pub fn priority(&self) -> Priority {
+        self.priority
     }
 }
 
@@ -134,6 +195,19 @@ mod tests {
         assert_eq!((strict.attempt, strict.priority), (2, Priority::Normal));
         let trusting = Inherit { critical: true, ..Inherit::default() };
         assert_eq!(trusting.context(&sent, now).priority, Priority::Critical);
+        sent.insert("meshwork-lane", "blue".parse().unwrap());
+        sent.insert("traceparent", "x".repeat(MAX_TEXT + 1).parse().unwrap());
+        let texts = Inherit::default().context(&sent, now);
+        assert_eq!(
+            (texts.lane.as_deref(), texts.trace),
+            (Some("blue"), None),
+            "what is too long stays behind"
+        );
+        sent.insert("grpc-timeout", "1S".parse().unwrap());
+        assert_eq!(Carried::by(&sent).timeout(), Some(Duration::from_secs(99 * 3600)));
+        sent.insert("content-type", "application/grpc".parse().unwrap());
+        assert_eq!(Carried::by(&sent).timeout(), Some(Duration::from_secs(1)));
+        sent.remove("content-type");
         sent.insert("meshwork-timeout", "soon".parse().unwrap());
         sent.insert("meshwork-attempt", "-1".parse().unwrap());
         let malformed = Inherit::default().context(&sent, now);

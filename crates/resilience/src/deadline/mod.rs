@@ -12,6 +12,6 @@ mod limit;
 
 pub use bound::{Asked, Bound, Deadline, Limits, Passed, SetBy};
 pub use header::{asked, write, write_first};
-pub use inherit::{Inherit, InheritLayer, InheritService};
+pub use inherit::{Carried, Inherit, InheritLayer, InheritService};
 pub use layer::{DeadlineFuture, DeadlineLayer, DeadlineService, Timeout};
 pub use limit::Limit;

@@ -219,13 +219,18 @@ impl Recovery {
         if !allowed.kept {
             return Some(Stop::NotKept);
         }
+        // Before what is our own reason: it has to be passed on, also by one that is retried itself.
+        if trouble.pushback == Pushback::Never {
+            return Some(Stop::Forbidden);
+        }
         if allowed.nested {
             return Some(Stop::Nested);
         }
-        if self.retries + 1 >= allowed.attempts.clamp(1, ATTEMPTS) {
-            return Some(if self.retries == 0 { Stop::Single } else { Stop::Attempts });
-        }
-        (trouble.pushback == Pushback::Never).then_some(Stop::Forbidden)
+        (self.retries + 1 >= allowed.attempts.clamp(1, ATTEMPTS)).then_some(if self.retries == 0 {
+            Stop::Single
+        } else {
+            Stop::Attempts
+        })
     }
 }
 
@@ -337,6 +342,8 @@ mod tests {
         assert!(ask(LOST, IDEMPOTENT, 2, true), "it retried");
         assert!(ask(LOST, IDEMPOTENT, 1, false), "it would have, but for the budget");
         assert!(ask(forbidden, IDEMPOTENT, 1, true), "somebody further down has");
+        let passing_on = Allowed { nested: true, attempts: 1, ..IDEMPOTENT };
+        assert!(ask(forbidden, passing_on, 1, true), "also when it would not have retried itself");
         assert!(!ask(LOST, Allowed { attempts: 1, ..IDEMPOTENT }, 1, true), "it leaves that to its callers");
         assert!(!ask(LOST, Allowed { nested: true, ..IDEMPOTENT }, 1, true));
         assert!(!ask(LOST, Allowed { idempotent: false, ..IDEMPOTENT }, 1, true));
