@@ -78,10 +78,12 @@ async fn the_status_leaving_is_never_taken_back(bench: Bench) -> Proof {
     let (service, process) = (bench.service("users"), bench.open()?);
     let registration = process.announce(bench.instance(&service)).await?;
     let (id, watch) = (registration.id(), bench.open()?.watch(&service)?);
-    bench.shows(&watch, [&id]).await?;
-    registration.update(|instance| instance.status = Status::Leaving);
     let is_up = |view: &meshwork_core::Snapshot| find(view, &id).is_some_and(|i| i.status == Status::Up);
-    bench.see(&watch, "it is leaving", |view| !is_up(view)).await?;
+    bench.see(&watch, "it is up", is_up).await?;
+    registration.update(|instance| instance.status = Status::Leaving);
+    let is_leaving =
+        |view: &meshwork_core::Snapshot| find(view, &id).is_some_and(|i| i.status == Status::Leaving);
+    bench.see(&watch, "it is leaving", is_leaving).await?;
     let trail = Trail::of(&watch);
     registration.update(|instance| instance.status = Status::Up);
     time::sleep(QUIET).await;
