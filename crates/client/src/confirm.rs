@@ -51,7 +51,7 @@ pub(crate) async fn confirm(
     }
 }
 
-fn judge(answer: &HeaderMap, service: &ServiceName, id: &InstanceId) -> Answer {
+pub(crate) fn judge(answer: &HeaderMap, service: &ServiceName, id: &InstanceId) -> Answer {
     let named = |value: &HeaderValue| {
         let (of, id) = value.to_str().ok()?.split_once('/')?;
         if of == service.as_str() { InstanceId::new(id).ok() } else { None }

@@ -249,7 +249,7 @@ impl Drop for Place {
 }
 
 /// How long the connection may be kept: our limit, or the peer's less one second.
-fn kept_for(answer: &HeaderMap, ours: Duration) -> Option<Duration> {
+pub(crate) fn kept_for(answer: &HeaderMap, ours: Duration) -> Option<Duration> {
     let closes = answer
         .get_all(header::CONNECTION)
         .iter()

@@ -34,6 +34,8 @@ mod names;
 mod offer;
 mod options;
 mod owner;
+#[cfg(test)]
+mod properties;
 mod pulse;
 mod rules;
 mod shared;
