@@ -248,7 +248,7 @@ async fn ready(shared: &Arc<Shared>, until: Instant) -> Result<(), CallError> {
         let (mut grpc, mut http) = (pin!(groups[0].changed.notified()), pin!(groups[1].changed.notified()));
         grpc.as_mut().enable();
         http.as_mut().enable();
-        if shared.peers.connected() > 0 {
+        if shared.is_connected() {
             return Ok(());
         }
         tokio::select! {

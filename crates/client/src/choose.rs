@@ -212,7 +212,7 @@ pub(crate) async fn wait(shared: &Arc<Shared>, wish: &Wish<'_>) -> Result<Flight
         if bound.is_some_and(|bound| bound.at() <= Instant::now()) {
             return Err(passed(shared, wish, group));
         }
-        let pause = if shared.peers.connected() > 0 { LOOK_AGAIN } else { LOOK_AGAIN_UNCONNECTED };
+        let pause = if shared.is_connected() { LOOK_AGAIN } else { LOOK_AGAIN_UNCONNECTED };
         let look_again = Instant::now() + pause;
         let until = bound.map_or(look_again, |bound| bound.at().min(look_again));
         tokio::select! {
@@ -242,7 +242,7 @@ fn passed(shared: &Shared, wish: &Wish<'_>, group: &Group) -> CallError {
     if store.members.is_empty() {
         return nothing(shared, Reason::Empty, &store, wish);
     }
-    let what = if shared.peers.connected() == 0 { "connection" } else { "free connection" };
+    let what = if shared.is_connected() { "free connection" } else { "connection" };
     let error = match wish.deadline.waiting() {
         Some(bound) => {
             CallError::from(bound.passed(what, wish.rule.limits())).with_attempts(failures(&store, wish))

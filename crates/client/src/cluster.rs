@@ -354,7 +354,7 @@ fn hold(shared: &Arc<Shared>, (key, protocol): &LinkKey, instance: &Arc<Instance
     });
     let arrival = Arrival::new(shared.clock.now()).running_for(age);
     let attachment: Arc<Link> = Arc::clone(&link);
-    let node = Node::new(key.clone(), attachment, &shared.peers, arrival);
+    let node = Node::new(key.clone(), attachment, shared.peers(key.endpoints()[0].scheme()), arrival);
     link.tie(&node);
     let name = format!("client {} {}", shared.service, link.target().address());
     let stop = CancellationToken::new();

@@ -10,7 +10,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use meshwork_balance::{Member, Peers};
-use meshwork_core::{Error, ErrorKind, ServiceName, Watch};
+use meshwork_core::{Error, ErrorKind, Scheme, ServiceName, Watch};
 use meshwork_resilience::Budget;
 use tokio::{
     sync::{Notify, Semaphore},
@@ -92,7 +92,9 @@ pub(crate) struct Shared {
     pub(crate) config: ClientConfig,
     pub(crate) watch: Watch,
     pub(crate) clock: Clock,
-    pub(crate) peers: Arc<Peers>,
+    /// Of the nodes at endpoints for gRPC, and of the others: where instances offer both, the idle ones of one kind
+    /// say nothing of the failing ones of the other.
+    peers: [Arc<Peers>; 2],
     pub(crate) budget: Budget,
     /// What holds for calls, of the moment.
     pub(crate) rules: ArcSwap<Rules>,
@@ -124,7 +126,7 @@ impl Shared {
             groups: [group(), group()],
             rules: ArcSwap::new(rules),
             budget: Budget::new(config.retry.budget, config.retry.min_per_second, Instant::now()),
-            peers: Peers::new(move || clock.now()),
+            peers: [(); 2].map(|()| Peers::new(move || clock.now())),
             pulse: Pulse::new(config.ping_interval),
             dials: Semaphore::new(DIALS),
             waiting: AtomicUsize::new(0),
@@ -135,6 +137,16 @@ impl Shared {
             watch,
             clock,
         })
+    }
+
+    /// The peers of a node at endpoints of this scheme.
+    pub(crate) fn peers(&self, scheme: Scheme) -> &Arc<Peers> {
+        &self.peers[usize::from(scheme.is_grpc())]
+    }
+
+    /// Whether any node is connected.
+    pub(crate) fn is_connected(&self) -> bool {
+        self.peers.iter().any(|peers| peers.connected() > 0)
     }
 
     pub(crate) fn group(&self, kind: Kind) -> &Group {

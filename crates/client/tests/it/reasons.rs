@@ -116,6 +116,39 @@ async fn the_ejected_are_counted_in_the_view_while_others_serve() {
 }
 
 #[tokio::test]
+async fn idle_nodes_of_the_other_kind_let_no_more_of_the_failing_be_ejected() {
+    let names = ["users-1", "users-2", "users-3", "users-4"];
+    let mut peers = Vec::new();
+    let mut records = Vec::new();
+    for name in names {
+        let peer = Peer::native(name).await;
+        peer.say(503, &[]);
+        let mut record = native(name, "http", peer.addr);
+        record.endpoints.push(format!("grpc://{}", peer.addr).parse().unwrap());
+        records.push(record);
+        peers.push(peer);
+    }
+    let channel =
+        Registry::of(records).channel_with(|config| config.policy = Arc::new(RoundRobin::default()));
+    channel.ready().await.unwrap();
+    until("all are connected", || {
+        let nodes = channel.nodes();
+        nodes.len() == 2 * names.len() && nodes.iter().all(|node| node.connects == 1)
+    })
+    .await;
+    let end = Instant::now() + LIMIT;
+    let (mut ejected, mut failing) = (0, 0);
+    while failing < 3 {
+        assert!(Instant::now() < end, "{failing} fail, {ejected} are ejected");
+        let _fails = text(channel.post("/")).await;
+        let nodes = channel.nodes();
+        ejected = ejected.max(nodes.iter().filter(|node| node.ejected_for.is_some()).count());
+        failing = nodes.iter().filter(|node| node.consecutive_failures >= 5).count();
+    }
+    assert_eq!(ejected, 1, "30 % of four are one");
+}
+
+#[tokio::test]
 async fn hedges_are_counted_in_the_view_where_they_are_on() {
     let peers = [Peer::native("users-1").await, Peer::native("users-2").await];
     let records = || [0, 1].map(|nth| native(["users-1", "users-2"][nth], "http", peers[nth].addr));
