@@ -139,7 +139,11 @@ impl Book {
 
     /// Takes over where the process stands; says whether that is news.
     fn stand(&mut self, peers: &Snapshot) -> bool {
-        let standing = Standing::of(&self.shared.config.local, peers);
+        let mut standing = Standing::of(&self.shared.config.local, peers);
+        if !self.aperture.needs_rank() {
+            // Every start and stop of a neighbour changes it.
+            standing.rank = None;
+        }
         let is_news = standing != self.standing;
         self.standing = standing;
         is_news

@@ -291,6 +291,25 @@ async fn a_client_connects_to_its_part_of_the_fleet_and_says_what_it_leaves_to_o
 }
 
 #[tokio::test]
+async fn an_instance_that_two_clients_share_has_half_its_weight_at_each() {
+    let mut weights = Vec::new();
+    for rank in 0..2 {
+        let config = |config: &mut ClientConfig| {
+            config.local.instance = Some(id(&format!("orders-{rank}")));
+            config.local.peers = Some(callers(&["", ""]));
+            config.aperture = Some(1);
+        };
+        let fleet = Fleet::new(3, |_, _| {}, config).await;
+        until("the rank is known", || fleet.channel.nodes().len() == 2).await;
+        let mut own: Vec<_> = fleet.channel.nodes().iter().map(|node| node.weight).collect();
+        own.sort_unstable();
+        assert_eq!(own[1], 2 * own[0], "one alone, and half of another one");
+        weights.extend(own);
+    }
+    assert_eq!((weights[0], weights[1]), (weights[2], weights[3]));
+}
+
+#[tokio::test]
 async fn an_aperture_as_large_as_the_fleet_changes_nothing() {
     let fleet = Fleet::new(3, |_, _| {}, |config| config.aperture = Some(3)).await;
     let view = fleet.channel.cluster_view();
