@@ -23,6 +23,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::{
     Encrypt, ServerConfig, Services,
+    config::about,
     conn::Conn,
     dispatch::{Dispatch, Doors},
     handshake::Handshakes,
@@ -38,6 +39,8 @@ const MIN_PAUSE: Duration = Duration::from_millis(5);
 const MAX_PAUSE: Duration = Duration::from_secs(1);
 /// At most one line about failed accepts in this time.
 const LOG_EVERY: Duration = Duration::from_secs(30);
+/// When a connection that has reached its age in silence is looked at again.
+const SILENT_AGAIN: Duration = Duration::from_secs(1);
 /// Streams that a peer may reset before we accept them: a peer's attempt time-outs against a paused
 /// process must not cost the connection.
 const PENDING_RESETS: usize = 1024;
@@ -190,7 +193,11 @@ async fn serve(io: Io, conn: Arc<Conn>, site: Arc<Site>) {
     let dispatch = Dispatch::new(conn.clone(), site.doors.clone());
     let mut connection = pin!(site.http.serve_connection_with_upgrades(TokioIo::new(io), dispatch));
     let mut patience = Patience::new(&site.shared.config);
-    let mut timer = pin!(time::sleep_until(patience.first_look(&conn)));
+    let age = site.shared.config.max_connection_age.map(about);
+    let mut ends = age.and_then(|age| conn.opened.checked_add(age));
+    // Not later than the end of its age.
+    let by = |at: Instant, ends: Option<Instant>| ends.map_or(at, |ends| at.min(ends));
+    let mut timer = pin!(time::sleep_until(by(patience.first_look(&conn), ends)));
     let mut said_goodbye = false;
     poll_fn(|cx| {
         // Before the stage is read: whoever changes it wakes us afterwards.
@@ -202,8 +209,14 @@ async fn serve(io: Io, conn: Arc<Conn>, site: Arc<Site>) {
                 }
                 return Poll::Ready(());
             }
-            if !said_goodbye && conn.shared.stage() >= Stage::Draining {
-                said_goodbye = true;
+            if conn.wasted.load(Relaxed) {
+                conn.shared.counters.wasted.fetch_add(1, Relaxed);
+                tracing::warn!(peer = %conn.peer, "connection closed: it cancels thousands of requests a second");
+                return Poll::Ready(());
+            }
+            let is_old = ends.is_some_and(|ends| Instant::now() >= ends) && conn.grow_old();
+            if !said_goodbye && (is_old || conn.shared.stage() >= Stage::Draining) {
+                (said_goodbye, ends) = (true, None);
                 connection.as_mut().graceful_shutdown();
                 timer.as_mut().reset(patience.goodbye(&conn, Instant::now()));
                 continue;
@@ -211,8 +224,11 @@ async fn serve(io: Io, conn: Arc<Conn>, site: Arc<Site>) {
             if timer.as_mut().poll(cx).is_pending() {
                 return Poll::Pending;
             }
-            match patience.look(&conn, Instant::now()) {
-                Verdict::Wait(until) => timer.as_mut().reset(until),
+            let now = Instant::now();
+            // A silent connection has no age; it may speak later.
+            ends = ends.map(|ends| if now < ends { ends } else { now + SILENT_AGAIN });
+            match patience.look(&conn, now) {
+                Verdict::Wait(until) => timer.as_mut().reset(by(until, ends)),
                 Verdict::Close(why) => {
                     conn.shared.counters.timed_out.fetch_add(1, Relaxed);
                     tracing::debug!(peer = %conn.peer, why, "connection closed");

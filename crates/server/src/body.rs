@@ -10,17 +10,23 @@ use std::{
 };
 
 use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, header::CONTENT_TYPE};
 use http_body::{Frame, SizeHint};
 use meshwork_core::{BoxError, Context};
-use tokio::time::{self, Sleep};
+use tokio::time::{self, Instant, Sleep};
 use tonic::Code;
 
 use crate::{
+    config::about,
     conn::{InFlight, Waiting},
     places::Held,
     shared::Stage,
     status,
+    work::SERVED,
 };
+
+/// The content type of server-sent events.
+const EVENTS: &[u8] = b"text/event-stream";
 
 /// What hyper sends.
 #[derive(Debug)]
@@ -38,11 +44,35 @@ enum Kind {
     Handler(Handled),
 }
 
+/// How a body may be ended before its time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Talk {
+    /// gRPC: by a status in its trailers.
+    Grpc,
+    /// Server-sent events: anywhere.
+    Events,
+    /// Only by an error: its end would pass for the whole.
+    Other,
+}
+
+impl Talk {
+    pub(crate) fn of(grpc: bool, head: &HeaderMap) -> Self {
+        let content_type = || head.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
+        match grpc {
+            true => Self::Grpc,
+            false if content_type().is_some_and(|kind| kind.starts_with(EVENTS)) => Self::Events,
+            false => Self::Other,
+        }
+    }
+}
+
 /// The body of a handler's answer, and what must end with it.
 pub(crate) struct Handled {
     body: axum::body::Body,
     context: Context,
-    grpc: bool,
+    talk: Talk,
+    /// When it has reached its age, where one is set.
+    ends: Option<Instant>,
     /// Data frames passed on.
     frames: u32,
     sleep: Option<Pin<Box<Sleep>>>,
@@ -66,15 +96,17 @@ impl Body {
     pub(crate) fn handled(
         body: axum::body::Body,
         context: Context,
-        grpc: bool,
+        talk: Talk,
         sleep: Option<Pin<Box<Sleep>>>,
         in_flight: InFlight,
         held: Option<Held>,
     ) -> Self {
+        let age = in_flight.conn().shared.config.max_stream_age.filter(|_| talk != Talk::Other);
         Self(Kind::Handler(Handled {
             body,
             context,
-            grpc,
+            talk,
+            ends: age.and_then(|age| in_flight.began().checked_add(about(age))),
             frames: 0,
             sleep,
             waiting: None,
@@ -117,8 +149,11 @@ impl http_body::Body for Body {
 impl Handled {
     fn poll_frame(&mut self, cx: &mut std::task::Context<'_>) -> Polled {
         let Some(in_flight) = &self.in_flight else { return Poll::Ready(None) };
-        let (context, body) = (self.context.clone(), &mut self.body);
-        let poll = || context.sync_scope(|| http_body::Body::poll_frame(Pin::new(body), cx));
+        let (context, served, body) = (self.context.clone(), in_flight.conn().clone(), &mut self.body);
+        let poll = || {
+            let poll = || http_body::Body::poll_frame(Pin::new(body), cx);
+            SERVED.sync_scope(served, || context.sync_scope(poll))
+        };
         match catch_unwind(AssertUnwindSafe(poll)) {
             Ok(Poll::Pending) => {
                 self.held.iter().for_each(Held::leave);
@@ -130,12 +165,18 @@ impl Handled {
                         self.held.iter().for_each(Held::leave);
                     }
                     // One message may be the whole answer and is passed on; more of them are a stream.
-                    if self.frames > 0 && self.is_told() {
-                        return self.tell();
+                    if self.frames > 0 {
+                        if self.is_told() {
+                            return self.tell();
+                        }
+                        if self.ends.is_some_and(|ends| Instant::now() >= ends) {
+                            return self.age();
+                        }
                     }
                     self.frames = self.frames.saturating_add(1);
                 } else {
-                    let well = frame.trailers_ref().and_then(status::is_ok).unwrap_or(!self.grpc);
+                    let well =
+                        frame.trailers_ref().and_then(status::is_ok).unwrap_or(self.talk != Talk::Grpc);
                     self.over(well);
                 }
                 Poll::Ready(Some(Ok(frame)))
@@ -145,7 +186,7 @@ impl Handled {
                 Poll::Ready(Some(Err(error.into())))
             }
             Ok(Poll::Ready(None)) => {
-                self.over(!self.grpc);
+                self.over(self.talk != Talk::Grpc);
                 Poll::Ready(None)
             }
             Err(_panic) => {
@@ -167,7 +208,7 @@ impl Handled {
     /// The body has nothing now: whether it must end all the same.
     fn poll_end(&mut self, cx: &mut std::task::Context<'_>) -> Polled {
         let Some(in_flight) = &self.in_flight else { return Poll::Ready(None) };
-        if self.grpc {
+        if self.talk != Talk::Other {
             let waiting = self.waiting.get_or_insert_with(|| Waiting::new(in_flight.conn()));
             // Before the stage is read: whoever changes it wakes us afterwards.
             waiting.waker.register(cx.waker());
@@ -175,9 +216,16 @@ impl Handled {
                 return self.tell();
             }
         }
-        let Some(deadline) = self.context.deadline else { return Poll::Pending };
-        let sleep = self.sleep.get_or_insert_with(|| Box::pin(time::sleep_until(deadline)));
+        let deadline = self.context.deadline;
+        let Some(until) = deadline.into_iter().chain(self.ends).min() else { return Poll::Pending };
+        let sleep = self.sleep.get_or_insert_with(|| Box::pin(time::sleep_until(until)));
+        if self.ends.is_some_and(|ends| ends < sleep.deadline()) {
+            sleep.as_mut().reset(until);
+        }
         ready!(sleep.as_mut().poll(cx));
+        if self.ends.is_some_and(|ends| deadline.is_none_or(|deadline| ends < deadline)) {
+            return self.age();
+        }
         if let Some(in_flight) = &self.in_flight {
             in_flight.conn().shared.counters.deadlines.fetch_add(1, Relaxed);
         }
@@ -185,27 +233,42 @@ impl Handled {
     }
 
     fn is_told(&self) -> bool {
-        let stage = |in_flight: &InFlight| in_flight.conn().shared.stage();
-        self.grpc && self.in_flight.as_ref().is_some_and(|in_flight| stage(in_flight) >= Stage::Ending)
+        // Events have no end of their own: all that waiting for one would do is hold up the drain.
+        let from = match self.talk {
+            Talk::Grpc => Stage::Ending,
+            Talk::Events => Stage::Draining,
+            Talk::Other => return false,
+        };
+        self.in_flight.as_ref().is_some_and(|in_flight| in_flight.conn().shared.stage() >= from)
     }
 
     fn tell(&mut self) -> Polled {
-        if let Some(in_flight) = &mut self.in_flight {
+        if let (Some(in_flight), Talk::Grpc) = (&mut self.in_flight, self.talk) {
             in_flight.tell();
         }
         self.end(Code::Unavailable, "the server is going away")
     }
 
-    /// Ends the answer before its time: with a status in gRPC, with an error otherwise. Drops the handler's.
+    fn age(&mut self) -> Polled {
+        if let Some(in_flight) = &self.in_flight {
+            in_flight.conn().shared.counters.streams_aged.fetch_add(1, Relaxed);
+        }
+        self.end(Code::Unavailable, "the stream has reached its age, resume it elsewhere")
+    }
+
+    /// Ends the answer before its time: with a status in gRPC, with an error otherwise, but for events that may
+    /// go on elsewhere. Drops the handler's.
     fn end(&mut self, code: Code, text: &'static str) -> Polled {
         self.in_flight = None;
         self.held = None;
         self.waiting = None;
         self.body = axum::body::Body::empty();
-        Poll::Ready(Some(match self.grpc {
-            true => Ok(Frame::trailers(status::trailers(code, text))),
-            false => Err(text.into()),
-        }))
+        match self.talk {
+            Talk::Grpc => Poll::Ready(Some(Ok(Frame::trailers(status::trailers(code, text))))),
+            // Whoever listens to events knows that any of them may be the last, and connects again.
+            Talk::Events if code == Code::Unavailable => Poll::Ready(None),
+            Talk::Events | Talk::Other => Poll::Ready(Some(Err(text.into()))),
+        }
     }
 }
 

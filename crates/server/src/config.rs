@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use meshwork_resilience::shed::{AdaptivePolicy, Shares};
+use meshwork_resilience::{
+    chance,
+    shed::{AdaptivePolicy, Shares},
+};
 
 use crate::Network;
 
@@ -36,6 +39,13 @@ pub struct ServerConfig {
     pub max_deadline: Duration,
     /// The deadline of a request that brings none. Default none, so that streams may live.
     pub default_deadline: Option<Duration>,
+    /// How old a connection may become, give or take a tenth, so that those opened together do not end
+    /// together. Then HTTP/2 says goodbye and HTTP/1 closes after its next answer; nothing in flight is cut.
+    /// Default none.
+    pub max_connection_age: Option<Duration>,
+    /// How old an answer that streams may become, give or take a tenth: gRPC then ends with UNAVAILABLE between
+    /// two messages, server-sent events just end. The connection stays. Default none.
+    pub max_stream_age: Option<Duration>,
     /// How often a silent HTTP/2 connection is pinged. Default 20 s.
     pub keep_alive_interval: Duration,
     /// How long the answer to a ping may take until the connection is closed. Default 20 s.
@@ -81,6 +91,8 @@ impl Default for ServerConfig {
             max_body_bytes: None,
             max_deadline: Duration::from_secs(60),
             default_deadline: None,
+            max_connection_age: None,
+            max_stream_age: None,
             keep_alive_interval: Duration::from_secs(20),
             keep_alive_timeout: Duration::from_secs(20),
             edge: false,
@@ -89,5 +101,22 @@ impl Default for ServerConfig {
             critical_from: Vec::new(),
             critical_identities: Vec::new(),
         }
+    }
+}
+
+/// An age, give or take a tenth.
+pub(crate) fn about(age: Duration) -> Duration {
+    age.mul_f64(0.9 + 0.2 * chance::unit(chance::bits()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ages_differ_by_a_tenth_at_most() {
+        let ages: Vec<_> = (0..1000).map(|_| about(Duration::from_secs(100)).as_secs_f64()).collect();
+        assert!(ages.iter().all(|age| (90.0..=110.0).contains(age)));
+        assert!(ages.iter().any(|age| *age < 95.0) && ages.iter().any(|age| *age > 105.0));
     }
 }

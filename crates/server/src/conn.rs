@@ -5,19 +5,23 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
-        atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
 };
 
 use futures_util::task::AtomicWaker;
 use http::{Method, uri::PathAndQuery};
-use tokio::time::Instant;
+use tokio::{sync::Notify, time::Instant};
 
 use crate::{
     PeerIdentity,
     drain::{Cut, CutKind, CutRequest},
     shared::{Shared, Stage},
 };
+
+/// Most requests of a connection that may be cancelled within a second. Each costs a handler its start: opening
+/// and resetting streams as fast as they go is an attack (CVE-2023-44487).
+const MOST_CANCELLED: u32 = 4096;
 
 /// One connection, shared by its task, its socket and its requests.
 #[derive(Debug)]
@@ -42,6 +46,17 @@ pub(crate) struct Conn {
     pub(crate) sent: AtomicU64,
     /// Whether the last write found the socket full.
     pub(crate) blocked: AtomicBool,
+    /// What took it over is a WebSocket.
+    pub(crate) websocket: AtomicBool,
+    /// Requests cancelled within a second, and when that second began, in ms since it was opened.
+    cancelled: AtomicU32,
+    cancelling: AtomicU64,
+    /// Too many of them: its peer wastes our time.
+    pub(crate) wasted: AtomicBool,
+    /// An HTTP/1 connection that has reached its age: its next answer is the last.
+    pub(crate) aged: AtomicBool,
+    /// Tells handlers that have not answered that the drain's deadline is near.
+    pub(crate) ending: Arc<Notify>,
     kind: AtomicU8,
     streams: Mutex<Streams>,
 }
@@ -72,6 +87,12 @@ impl Conn {
             received: AtomicU64::new(0),
             sent: AtomicU64::new(0),
             blocked: AtomicBool::new(false),
+            websocket: AtomicBool::new(false),
+            cancelled: AtomicU32::new(0),
+            cancelling: AtomicU64::new(0),
+            wasted: AtomicBool::new(false),
+            aged: AtomicBool::new(false),
+            ending: Arc::default(),
             kind: AtomicU8::new(SILENT),
             streams: Mutex::default(),
         }
@@ -91,7 +112,7 @@ impl Conn {
             CutKind::Silent => SILENT,
             CutKind::Http1 => HTTP1,
             CutKind::Http2 => HTTP2,
-            CutKind::Upgraded => UPGRADED,
+            CutKind::Upgraded | CutKind::Detached => UPGRADED,
         };
         self.kind.store(kind, Relaxed);
     }
@@ -117,7 +138,36 @@ impl Conn {
 
     /// The connection as one entry of a drain report.
     pub(crate) fn as_cut(&self) -> Cut {
-        Cut { peer: self.peer, kind: self.kind(), request: None, age: self.opened.elapsed() }
+        let (peer, kind, age) = (self.peer, self.kind(), self.opened.elapsed());
+        Cut { peer, kind, request: None, task: None, age }
+    }
+
+    /// The connection has reached its age: says whether it can be told so now. One of HTTP/1 is told by its
+    /// next answer: a request may be on its way on an idle one. One that is silent has no age.
+    pub(crate) fn grow_old(&self) -> bool {
+        let kind = self.kind();
+        if !matches!(kind, CutKind::Http1 | CutKind::Http2) || self.aged.swap(true, Relaxed) {
+            return false;
+        }
+        self.shared.counters.connections_aged.fetch_add(1, Relaxed);
+        kind == CutKind::Http2
+    }
+
+    /// A request was taken back before it was answered. Time-outs of callers do that too, but not so often.
+    fn note_cancelled(&self) {
+        let now = self.opened.elapsed().as_millis() as u64;
+        if now.saturating_sub(self.cancelling.load(Relaxed)) >= 1000 {
+            self.cancelling.store(now, Relaxed);
+            self.cancelled.store(0, Relaxed);
+        }
+        if self.cancelled.fetch_add(1, Relaxed) >= MOST_CANCELLED && !self.wasted.swap(true, Relaxed) {
+            self.waker.wake();
+        }
+    }
+
+    /// Whether an answer in HTTP/1 is the last one.
+    pub(crate) fn says_close(&self) -> bool {
+        self.shared.stage() >= Stage::Leaving || self.aged.load(Relaxed)
     }
 
     /// Wakes every answer that waits for its stream's next item.
@@ -138,22 +188,33 @@ pub(crate) struct InFlight {
     method: Method,
     path: Option<PathAndQuery>,
     began: Instant,
+    answered: bool,
     told: bool,
 }
 
 impl InFlight {
     pub(crate) fn begin(conn: Arc<Conn>, method: Method, path: Option<PathAndQuery>, began: Instant) -> Self {
         conn.in_flight.fetch_add(1, Relaxed);
-        Self { conn, method, path, began, told: false }
+        Self { conn, method, path, began, answered: false, told: false }
     }
 
     pub(crate) fn conn(&self) -> &Arc<Conn> {
         &self.conn
     }
 
+    /// When it began.
+    pub(crate) fn began(&self) -> Instant {
+        self.began
+    }
+
     /// The path, for logs.
     pub(crate) fn path(&self) -> &str {
         self.path.as_ref().map_or("", PathAndQuery::path)
+    }
+
+    /// Notes that there is an answer, good or bad.
+    pub(crate) fn answer(&mut self) {
+        self.answered = true;
     }
 
     /// Notes that the caller is told by a status that the server ends the stream.
@@ -166,6 +227,9 @@ impl Drop for InFlight {
     fn drop(&mut self) {
         let shared = &self.conn.shared;
         let cut = shared.stage() == Stage::Cut;
+        if !self.answered && !cut {
+            self.conn.note_cancelled();
+        }
         if cut || self.told {
             let path = self.path().into();
             let request = CutRequest { method: self.method.clone(), path, told: self.told };

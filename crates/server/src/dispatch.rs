@@ -198,7 +198,7 @@ impl hyper::service::Service<Request<Incoming>> for Dispatch {
         let inbound = Inbound::read(request.headers(), &shared.identity, shared.config.edge);
         let http1 = request.version() < Version::HTTP_2;
         if let Some(mut answer) = self.answer(&request, &inbound) {
-            if http1 && shared.stage() >= Stage::Leaving {
+            if http1 && self.conn.says_close() {
                 answer::say_close(&mut answer);
             }
             return Handling::answered(answer);
@@ -212,7 +212,7 @@ impl hyper::service::Service<Request<Incoming>> for Dispatch {
             Ok(held) => held,
             Err(refused) => {
                 let mut answer = answer::overloaded(grpc, &refused, &shared.identity);
-                if http1 && shared.stage() >= Stage::Leaving {
+                if http1 && self.conn.says_close() {
                     answer::say_close(&mut answer);
                 }
                 return Handling::answered(answer);

@@ -31,7 +31,9 @@ pub struct Cut {
     pub kind: CutKind,
     /// The request in flight; `None` for a connection without any.
     pub request: Option<CutRequest>,
-    /// How long the request, or else the connection, had lived.
+    /// The name of detached work.
+    pub task: Option<&'static str>,
+    /// How long the request, the work, or else the connection, had lived.
     pub age: Duration,
 }
 
@@ -43,7 +45,8 @@ pub struct CutRequest {
     pub method: Method,
     /// Its path, without the query.
     pub path: Box<str>,
-    /// Whether its caller was told by a final status (gRPC streams are, shortly before the deadline).
+    /// Whether its caller was told, shortly before the deadline: by a final status in gRPC, by 503 where no
+    /// answer had begun.
     pub told: bool,
 }
 
@@ -59,6 +62,8 @@ pub enum CutKind {
     Silent,
     /// A protocol that took the connection over, such as WebSocket.
     Upgraded,
+    /// Work that a handler detached from its request.
+    Detached,
 }
 
 impl CutKind {
@@ -69,6 +74,7 @@ impl CutKind {
             Self::Http2 => "h2",
             Self::Silent => "silent",
             Self::Upgraded => "upgraded",
+            Self::Detached => "detached",
         }
     }
 }
@@ -78,6 +84,9 @@ impl fmt::Display for Cut {
         write!(f, "{} ({}", self.peer, self.kind.as_str())?;
         if let Some(request) = &self.request {
             write!(f, ", {} {}", request.method, request.path)?;
+        }
+        if let Some(task) = self.task {
+            write!(f, ", {task}")?;
         }
         write!(f, ", {} ms)", self.age.as_millis())
     }

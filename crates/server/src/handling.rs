@@ -6,28 +6,41 @@ use std::{
     future::Future,
     panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
-    sync::atomic::Ordering::Relaxed,
+    sync::{Arc, atomic::Ordering::Relaxed},
     task::{Poll, ready},
     time::Duration,
 };
 
 use axum::routing::future::RouteFuture;
-use http::{Response, StatusCode};
+use http::{HeaderValue, Response, StatusCode, header::UPGRADE};
 use http_body::Body as _;
 use meshwork_core::Context;
 use meshwork_resilience::retry::{Chain, Chained};
 use pin_project_lite::pin_project;
 use tokio::{
+    sync::futures::OwnedNotified,
     task::futures::TaskLocalFuture,
     time::{self, Sleep},
 };
 use tonic::Code;
 
-use crate::{answer, body::Body, conn::InFlight, drain::CutKind, places::Held, shared::Stage, status};
+use crate::{
+    answer,
+    body::{Body, Talk},
+    conn::{Conn, InFlight},
+    drain::CutKind,
+    places::Held,
+    shared::Stage,
+    status,
+    work::SERVED,
+};
 
 /// How long after the deadline we answer that it passed. The caller has the same deadline and knows who set
 /// it: its own error says more than our answer would.
 const GRACE: Duration = Duration::from_millis(10);
+
+/// A handler in the scopes that it may look at.
+type Scoped = TaskLocalFuture<Arc<Conn>, TaskLocalFuture<Context, Chained<RouteFuture<Infallible>>>>;
 
 pin_project! {
     /// The future of one request: an answer that is there, or a handler inside its context.
@@ -36,8 +49,10 @@ pin_project! {
         Answered { answer: Option<Response<Body>> },
         Running {
             #[pin]
-            route: TaskLocalFuture<Context, Chained<RouteFuture<Infallible>>>,
+            route: Scoped,
             request: Option<Running>,
+            #[pin]
+            ending: Option<OwnedNotified>,
         },
     }
 }
@@ -65,8 +80,9 @@ impl Handling {
         grpc: bool,
         http1: bool,
     ) -> Self {
-        let request = Running { context: context.clone(), in_flight, held, grpc, http1, sleep: None };
-        Self::Running { route: context.scope(Chain::scope(route)), request: Some(request) }
+        let route = SERVED.scope(in_flight.conn().clone(), context.clone().scope(Chain::scope(route)));
+        let request = Running { context, in_flight, held, grpc, http1, sleep: None };
+        Self::Running { route, request: Some(request), ending: None }
     }
 }
 
@@ -74,17 +90,27 @@ impl Future for Handling {
     type Output = Result<Response<Body>, Infallible>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> Poll<Self::Output> {
-        let (route, slot) = match self.as_mut().project() {
+        let (route, slot, mut ending) = match self.as_mut().project() {
             HandlingProj::Answered { answer } => {
                 return Poll::Ready(Ok(answer.take().expect("invariant: not polled after its end")));
             }
-            HandlingProj::Running { route, request } => (route, request),
+            HandlingProj::Running { route, request, ending } => (route, request, ending),
         };
         let request = slot.as_mut().expect("invariant: not polled after its end");
         let answer = match catch_unwind(AssertUnwindSafe(|| route.poll(cx))) {
             Ok(Poll::Pending) => {
-                ready!(request.poll_deadline(cx));
-                request.too_late()
+                let conn = request.in_flight.conn();
+                if ending.is_none() {
+                    ending.set(Some(conn.ending.clone().notified_owned()));
+                }
+                // Before the stage is read: whoever changes it wakes us afterwards.
+                let told = ending.as_pin_mut().is_some_and(|ending| ending.poll(cx).is_ready());
+                if told || conn.shared.stage() >= Stage::Ending {
+                    request.told()
+                } else {
+                    ready!(request.poll_deadline(cx));
+                    request.too_late()
+                }
             }
             Ok(Poll::Ready((Ok(mut answer), spent))) => {
                 let request = slot.take().expect("invariant: just seen");
@@ -109,9 +135,12 @@ impl Running {
         self.sleep.get_or_insert_with(|| Box::pin(time::sleep_until(deadline + GRACE))).as_mut().poll(cx)
     }
 
-    fn answer(self, answer: Response<axum::body::Body>) -> Response<Body> {
+    fn answer(mut self, answer: Response<axum::body::Body>) -> Response<Body> {
+        self.in_flight.answer();
         let conn = self.in_flight.conn();
         if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
+            let upgrade = answer.headers().get(UPGRADE).map_or(&b""[..], HeaderValue::as_bytes);
+            conn.websocket.store(upgrade.eq_ignore_ascii_case(b"websocket"), Relaxed);
             conn.set_kind(CutKind::Upgraded);
         }
         let close = self.closes();
@@ -119,26 +148,34 @@ impl Running {
         if let Some(held) = &held {
             judge(held, grpc, &answer);
         }
-        let mut answer = answer.map(|body| Body::handled(body, context, grpc, sleep, in_flight, held));
+        let talk = Talk::of(grpc, answer.headers());
+        let mut answer = answer.map(|body| Body::handled(body, context, talk, sleep, in_flight, held));
         if close {
             answer::say_close(&mut answer);
         }
         answer
     }
 
-    fn too_late(&self) -> Response<Body> {
+    /// The drain's deadline is near, and a clear end is better than a cut.
+    fn told(&mut self) -> Response<Body> {
+        self.in_flight.tell();
+        self.failed(StatusCode::SERVICE_UNAVAILABLE, Code::Unavailable, "the server is going away")
+    }
+
+    fn too_late(&mut self) -> Response<Body> {
         self.in_flight.conn().shared.counters.deadlines.fetch_add(1, Relaxed);
         self.failed(StatusCode::GATEWAY_TIMEOUT, Code::DeadlineExceeded, "the deadline passed")
     }
 
-    fn panicked(&self, panic: &(dyn Any + Send)) -> Response<Body> {
+    fn panicked(&mut self, panic: &(dyn Any + Send)) -> Response<Body> {
         self.in_flight.conn().shared.counters.panics.fetch_add(1, Relaxed);
         self.held.iter().for_each(|held| held.finish(false));
         tracing::error!(path = self.in_flight.path(), panic = text_of(panic), "a handler panicked");
         self.failed(StatusCode::INTERNAL_SERVER_ERROR, Code::Internal, "the handler panicked")
     }
 
-    fn failed(&self, status: StatusCode, code: Code, text: &'static str) -> Response<Body> {
+    fn failed(&mut self, status: StatusCode, code: Code, text: &'static str) -> Response<Body> {
+        self.in_flight.answer();
         let mut answer = answer::failed(self.grpc, status, code, text);
         if self.closes() {
             answer::say_close(&mut answer);
@@ -147,7 +184,7 @@ impl Running {
     }
 
     fn closes(&self) -> bool {
-        self.http1 && self.in_flight.conn().shared.stage() >= Stage::Leaving
+        self.http1 && self.in_flight.conn().says_close()
     }
 }
 

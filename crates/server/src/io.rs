@@ -20,6 +20,7 @@ use crate::{
     linger::{self, linger},
     open::Listed,
     shared::Stage,
+    websocket::WebSocket,
     wire::Wire,
 };
 
@@ -41,6 +42,9 @@ pub(crate) struct Io {
     over: bool,
     /// Ends reads of an upgraded connection at the cut.
     cut: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+    /// Wakes reads of a WebSocket when the drain begins.
+    draining: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+    websocket: Option<WebSocket>,
 }
 
 impl Io {
@@ -53,6 +57,8 @@ impl Io {
             opening: Opening::default(),
             over: false,
             cut: None,
+            draining: None,
+            websocket: None,
         }
     }
 
@@ -65,10 +71,56 @@ impl Io {
         if !self.conn.is_upgraded() {
             return Poll::Pending;
         }
+        if self.websocket.is_some() {
+            let token = &self.conn.shared.draining;
+            let draining = self.draining.get_or_insert_with(|| Box::pin(token.clone().cancelled_owned()));
+            if draining.as_mut().poll(cx).is_ready() {
+                // Where it cannot be sent now, the next write sends it.
+                let _: Poll<bool> = self.poll_goodbye(cx);
+            }
+        }
         let token = &self.conn.shared.cut;
         let cut = self.cut.get_or_insert_with(|| Box::pin(token.clone().cancelled_owned()));
         ready!(cut.as_mut().poll(cx));
         Poll::Ready(io::Error::new(io::ErrorKind::ConnectionAborted, "the server is gone"))
+    }
+
+    /// Tells the peer of a WebSocket, once the drain has begun, that this is the end; ready with whether its user
+    /// has nothing more to say.
+    fn poll_goodbye(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+        loop {
+            let Some(socket) = &mut self.websocket else { return Poll::Ready(false) };
+            if self.conn.shared.stage() < Stage::Draining {
+                return Poll::Ready(false);
+            }
+            let goodbye = socket.goodbye();
+            if goodbye.is_empty() {
+                let over = socket.is_over();
+                if over {
+                    // Bytes of an encryption may wait; who reads on comes by again.
+                    let _: Poll<io::Result<()>> = self.stream().poll_flush(cx);
+                }
+                return Poll::Ready(over);
+            }
+            match ready!(self.stream().poll_write(cx, goodbye)) {
+                Ok(bytes) if bytes > 0 => self.websocket.iter_mut().for_each(|socket| socket.said(bytes)),
+                // The next read or write finds out.
+                _ => return Poll::Ready(false),
+            }
+        }
+    }
+
+    /// Follows what a WebSocket sends.
+    fn follow(&mut self, parts: &[io::IoSlice<'_>], mut bytes: usize) {
+        if !self.conn.websocket.load(Relaxed) {
+            return;
+        }
+        let socket = self.websocket.get_or_insert_with(WebSocket::new);
+        for part in parts {
+            let taken = bytes.min(part.len());
+            socket.sent(&part[..taken]);
+            bytes -= taken;
+        }
     }
 
     fn wrote(&mut self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
@@ -117,7 +169,13 @@ impl AsyncWrite for Io {
         if self.is_cut_off() {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }
+        if ready!(self.poll_goodbye(cx)) {
+            return Poll::Ready(Ok(buf.len()));
+        }
         let written = self.stream().poll_write(cx, buf);
+        if let Poll::Ready(Ok(bytes)) = written {
+            self.follow(&[io::IoSlice::new(buf)], bytes);
+        }
         self.wrote(written)
     }
 
@@ -129,7 +187,13 @@ impl AsyncWrite for Io {
         if self.is_cut_off() {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }
+        if ready!(self.poll_goodbye(cx)) {
+            return Poll::Ready(Ok(bufs.iter().map(|buf| buf.len()).sum()));
+        }
         let written = self.stream().poll_write_vectored(cx, bufs);
+        if let Poll::Ready(Ok(bytes)) = written {
+            self.follow(bufs, bytes);
+        }
         self.wrote(written)
     }
 

@@ -35,7 +35,9 @@ mod stats;
 mod status;
 #[cfg(feature = "tls")]
 mod tls;
+mod websocket;
 mod wire;
+mod work;
 
 pub use config::{ServerConfig, ShedPolicy};
 pub use drain::{Cut, CutKind, CutRequest, DrainReport};
@@ -52,3 +54,4 @@ pub use services::{Services, Split};
 pub use stats::Stats;
 #[cfg(feature = "tls")]
 pub use tls::{ClientAuth, ServerTlsConfig, Tls};
+pub use work::{Detached, Draining, detach, draining};

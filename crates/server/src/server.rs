@@ -17,7 +17,7 @@ use crate::{
     shared::{Shared, Stage},
 };
 
-/// How long before its deadline a drain tells gRPC streams that they end; a quarter of a shorter drain.
+/// How long before its deadline a drain tells streams and handlers that they end; a quarter of a shorter drain.
 const TELL_BEFORE: Duration = Duration::from_millis(250);
 /// How long dropped handlers may take to be gone after the cut.
 const DROPPING: Duration = Duration::from_millis(250);
@@ -112,8 +112,10 @@ impl Serving {
 
     /// Closes the listeners, says goodbye on all connections, and waits for what is in flight.
     ///
-    /// Silent sockets, half prefaces and idle connections close at once. gRPC streams that are still open
-    /// shortly before `deadline` end with UNAVAILABLE; at `deadline` whatever is left is cut and reported.
+    /// Silent sockets, half prefaces and idle connections close at once, and server-sent events end; a
+    /// WebSocket over HTTP/1 is told 1001. Shortly before `deadline` gRPC streams that are still open end with
+    /// UNAVAILABLE, and so do handlers that have not answered (503 in HTTP); at `deadline` whatever is left is
+    /// cut and reported.
     /// New requests on old connections are refused as `meshwork-refused: draining`, except that those of
     /// foreign callers are still served in the first second, while they cannot know better.
     ///
@@ -123,14 +125,21 @@ impl Serving {
         let began = Instant::now();
         let before = self.ended();
         self.shared.enter(Stage::Draining);
-        self.open.all().iter().for_each(|conn| conn.waker.wake());
+        for conn in self.open.all() {
+            conn.waker.wake();
+            // Those without an end of their own end now.
+            conn.wake_streams();
+        }
         self.shared.sockets.close();
 
         let tell = deadline - TELL_BEFORE.min(deadline.saturating_duration_since(began) / 4);
         let mut done = time::timeout_at(tell, self.shared.sockets.wait()).await.is_ok();
         if !done {
             self.shared.enter(Stage::Ending);
-            self.open.all().iter().for_each(|conn| conn.wake_streams());
+            for conn in self.open.all() {
+                conn.wake_streams();
+                conn.ending.notify_waiters();
+            }
             done = time::timeout_at(deadline, self.shared.sockets.wait()).await.is_ok();
         }
         let told = self.shared.counters.told.load(Relaxed);
@@ -165,7 +174,7 @@ impl Serving {
         left.iter().filter(|conn| idle(conn)).for_each(|conn| self.shared.report(conn.as_cut()));
         self.tasks.clear();
         let dropped = async {
-            while !left.iter().all(|conn| idle(conn)) {
+            while !left.iter().all(|conn| idle(conn)) || self.shared.counters.detached.load(Relaxed) > 0 {
                 self.shared.dropped.notified().await;
             }
         };

@@ -67,6 +67,11 @@ pub(crate) struct Counters {
     pub(crate) draining: AtomicU64,
     pub(crate) misdirected: AtomicU64,
     pub(crate) told: AtomicUsize,
+    /// Work that handlers have detached and that runs now.
+    pub(crate) detached: AtomicUsize,
+    pub(crate) wasted: AtomicU64,
+    pub(crate) connections_aged: AtomicU64,
+    pub(crate) streams_aged: AtomicU64,
 }
 
 impl Shared {

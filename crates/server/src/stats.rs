@@ -58,7 +58,27 @@ impl Stats {
         self.open.requests().1 + self.shared.counters.closed_requests.load(Relaxed)
     }
 
-    /// Handlers that panicked.
+    /// Work that handlers have detached and that runs now.
+    pub fn detached(&self) -> usize {
+        self.shared.counters.detached.load(Relaxed)
+    }
+
+    /// Connections closed because they cancelled thousands of requests a second.
+    pub fn connections_wasted_total(&self) -> u64 {
+        self.shared.counters.wasted.load(Relaxed)
+    }
+
+    /// Connections told to end because they had reached `max_connection_age`.
+    pub fn connections_aged_total(&self) -> u64 {
+        self.shared.counters.connections_aged.load(Relaxed)
+    }
+
+    /// Streams ended because they had reached `max_stream_age`.
+    pub fn streams_aged_total(&self) -> u64 {
+        self.shared.counters.streams_aged.load(Relaxed)
+    }
+
+    /// Handlers, bodies and detached works that panicked.
     pub fn panics_total(&self) -> u64 {
         self.shared.counters.panics.load(Relaxed)
     }

@@ -105,24 +105,31 @@ async fn a_client_that_does_not_hear_the_goodbye_is_left_behind() {
 }
 
 #[tokio::test]
-async fn hung_handlers_are_cut_at_the_deadline_and_named() {
+async fn hung_handlers_are_told_before_the_deadline_and_named() {
     let fixture = start(services()).await;
     let mut first = open(&fixture, get("/hang?secret=1").as_bytes()).await;
     let mut client = EchoClient::connect(fixture.addr).await;
     let call = tokio::spawn(async move { client.unary(text("hang")).await });
-    until("both are in flight", || fixture.stats.requests_in_flight() == 2).await;
-    let report = fixture.serving.drain(within(Duration::from_secs(1))).await;
-    assert!((900..1500).contains(&report.took.as_millis()), "{report:?}");
+    let mut plain = h2(fixture.addr).await;
+    let hang = request(fixture.addr, "GET", "/hang", &[]);
+    let plain = tokio::spawn(async move { ask(&mut plain, hang).await.unwrap().0 });
+    until("all are in flight", || fixture.stats.requests_in_flight() == 3).await;
+    let drain = tokio::spawn(fixture.serving.drain(within(Duration::from_secs(1))));
+    let answer = read_all(&mut first).await;
+    assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("connection: close"), "{answer}");
+    assert_eq!(call.await.unwrap().unwrap_err().code(), Code::Unavailable);
+    assert_eq!(plain.await.unwrap().status().as_u16(), 503);
+    let report = drain.await.unwrap();
+    assert!((700..1500).contains(&report.took.as_millis()), "{report:?}");
     let mut paths: Vec<_> =
         report.cut.iter().map(|cut| cut.request.as_ref().unwrap().path.to_string()).collect();
     paths.sort();
-    assert_eq!(paths, ["/hang", "/test.Echo/Unary"], "{report:?}");
+    assert_eq!(paths, ["/hang", "/hang", "/test.Echo/Unary"], "{report:?}");
+    assert!(report.cut.iter().all(|cut| cut.request.as_ref().unwrap().told));
     let mut kinds: Vec<_> = report.cut.iter().map(|cut| cut.kind.as_str()).collect();
     kinds.sort();
-    assert_eq!((kinds.as_slice(), report.finished), (&["h2", "http1"][..], 0));
+    assert_eq!((kinds.as_slice(), report.finished), (&["h2", "h2", "http1"][..], 0));
     assert!(report.cut[0].to_string().contains(" ms)"));
-    assert_eq!(read_all(&mut first).await, "");
-    assert!(call.await.unwrap().is_err());
     assert_eq!(fixture.stats.requests_in_flight(), 0);
 }
 
@@ -156,6 +163,31 @@ async fn a_client_that_does_not_read_is_cut_at_the_deadline() {
     assert!((900..1500).contains(&report.took.as_millis()), "{report:?}");
     assert_eq!((report.cut_total, report.cut[0].kind), (1, CutKind::Http1));
     drop(stream);
+}
+
+/// Twenty of each kind that a drain cannot wait for.
+#[tokio::test]
+async fn a_drain_is_over_at_its_deadline_whoever_is_silent_deaf_or_does_not_read() {
+    let router = Router::new()
+        .route("/big", route_get(|| async { vec![0u8; 64 << 20] }))
+        .route("/", route_get(|| async { "served" }));
+    let fixture = start(Services::new().http(router)).await;
+    let (mut kept, mut deaf) = (Vec::new(), Vec::new());
+    for _ in 0..20 {
+        kept.push(open(&fixture, b"").await);
+        kept.push(open(&fixture, b"PRI * HT").await);
+        kept.push(open(&fixture, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await);
+        kept.push(open(&fixture, get("/big").as_bytes()).await);
+        deaf.push(crate::deaf::Deaf::connect(fixture.addr).await);
+    }
+    until("all are there", || fixture.stats.connections() == 100 && fixture.stats.requests_total() == 40)
+        .await;
+    let report = fixture.serving.drain(within(Duration::from_secs(2))).await;
+    println!("deadline 2 s, done in {:?}", report.took);
+    assert!((1500..2500).contains(&report.took.as_millis()), "{:?}", report.took);
+    let unread = report.cut.iter().filter(|cut| cut.kind == CutKind::Http1).count();
+    assert_eq!(unread, 20, "{report:?}");
+    drop((kept, deaf));
 }
 
 #[tokio::test]

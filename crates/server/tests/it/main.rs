@@ -1,11 +1,13 @@
 //! The server over loopback, driven by real hyper and tonic clients and by raw sockets.
 #![expect(clippy::unwrap_used, reason = "what fails here fails its test")]
 
+mod age;
 mod authority;
 mod context;
 mod deaf;
 mod drain;
 mod echo;
+mod guards;
 mod health;
 mod limits;
 mod one_port;
@@ -14,3 +16,4 @@ mod patience;
 mod refusal;
 mod support;
 mod tls;
+mod work;
