@@ -1,6 +1,9 @@
 //! The builder that a service author sees.
 
-use std::{convert::Infallible, future::Future, path::PathBuf, process::ExitCode, sync::Arc};
+use std::{
+    convert::Infallible, ffi::OsString, future::Future, panic::Location, path::PathBuf, process::ExitCode,
+    sync::Arc,
+};
 
 use axum::{Router, response::IntoResponse, routing::Route};
 use meshwork_client::{Channel, ClientConfig};
@@ -12,10 +15,13 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use crate::{
-    Handle, Report, RunError,
+    Component, Handle, Report, RunError,
     channels::unusable,
+    component::Components,
+    exit,
     handle::Shared,
-    hooks::{Hooks, Outcome, boxed},
+    hooks::{Hooks, Outcome},
+    job::Jobs,
     run, telemetry,
     wiring::Wiring,
 };
@@ -41,6 +47,10 @@ pub struct App {
     pub(crate) shared: Arc<Shared>,
     pub(crate) services: Services,
     pub(crate) hooks: Hooks,
+    pub(crate) components: Components,
+    pub(crate) jobs: Jobs,
+    /// The command line, where it is not that of the process.
+    pub(crate) args: Option<Vec<OsString>>,
 }
 
 impl App {
@@ -48,7 +58,14 @@ impl App {
     /// then `MESHWORK__*`, then [`with_config`](Self::with_config); `MESHWORK_ENV` names the environment
     /// (default `dev`).
     pub fn new() -> Self {
-        Self { shared: Arc::new(Shared::new()), services: Services::new(), hooks: Hooks::default() }
+        Self {
+            shared: Arc::new(Shared::new()),
+            services: Services::new(),
+            hooks: Hooks::default(),
+            components: Components::default(),
+            jobs: Jobs::default(),
+            args: None,
+        }
     }
 
     /// Announces and finds at `backend`, whatever `[registry] use` says.
@@ -221,38 +238,76 @@ impl App {
         self
     }
 
-    /// Runs before the instance is announced, while the listeners are already open; again = after that.
-    /// An error ends the start with exit code 5.
+    /// Adds something that is started before the instance is announced and stopped after its last call: a database,
+    /// a cache; again = after that. [`Component`] tells the order.
+    pub fn component(mut self, component: Component) -> Self {
+        self.components.add(component);
+        self
+    }
+
+    /// Adds a one-shot job: `--job=NAME` on the command line runs it instead of serving, with the same configuration and
+    /// the same components, and the process ends with it. Nothing is bound and nothing announced; SIGTERM cancels
+    /// [`Handle::stopping`] and leaves it `drain.deadline` to end. An unknown name is an error that lists those there are.
+    ///
+    /// ```
+    /// # use meshwork::App;
+    /// # async fn migrate() -> Result<(), std::io::Error> { Ok(()) }
+    /// let app = App::new().job("migrate", |_| migrate());
+    /// ```
+    pub fn job<F, Fut>(mut self, name: impl Into<Box<str>>, code: F) -> Self
+    where
+        F: FnOnce(Handle) -> Fut + Send + 'static,
+        Fut: Future + Send + 'static,
+        Fut::Output: Outcome,
+    {
+        self.jobs.add(name.into(), code);
+        self
+    }
+
+    /// The command line without the program's name, instead of that of the process; of it `--job=NAME` and `--help` are
+    /// read. Empty = read nothing, for programs that read their own.
+    pub fn with_args<A: Into<OsString>>(mut self, args: impl IntoIterator<Item = A>) -> Self {
+        self.args = Some(args.into_iter().map(Into::into).collect());
+        self
+    }
+
+    /// Runs before the instance is announced, while the listeners are already open and the components started; again =
+    /// after that. An error or a panic ends the start with exit code 5.
+    #[track_caller]
     pub fn warm_up<F, Fut>(mut self, hook: F) -> Self
     where
         F: FnOnce(Handle) -> Fut + Send + 'static,
         Fut: Future + Send + 'static,
         Fut::Output: Outcome,
     {
-        self.hooks.warm_up.push(boxed(hook));
+        self.hooks.warm_up(Location::caller(), hook);
         self
     }
 
-    /// Runs once the instance is announced; again = after that. An error stops the app.
+    /// Runs once the instance is announced; again = after that. An error or a panic stops the app with exit code 5.
+    /// It is cut when the app is asked to stop; what runs on is a task.
+    #[track_caller]
     pub fn on_serving<F, Fut>(mut self, hook: F) -> Self
     where
         F: FnOnce(Handle) -> Fut + Send + 'static,
         Fut: Future + Send + 'static,
         Fut::Output: Outcome,
     {
-        self.hooks.on_serving.push(boxed(hook));
+        self.hooks.on_serving(Location::caller(), hook);
         self
     }
 
-    /// Runs when all calls have finished, in reverse order of declaration, each within 5 s and what is
-    /// left of `drain.deadline`, at least 100 ms.
+    /// Runs when all calls have finished, in reverse order of declaration and before components stop, each within 5 s and
+    /// what is left of `drain.deadline`. Calls that hang are cut early enough to leave hooks and components a quarter of
+    /// it, or the sum of their budgets if that is less.
+    #[track_caller]
     pub fn on_stop<F, Fut>(mut self, hook: F) -> Self
     where
         F: FnOnce(Handle) -> Fut + Send + 'static,
         Fut: Future + Send + 'static,
         Fut::Output: Outcome,
     {
-        self.hooks.on_stop.push(boxed(hook));
+        self.hooks.on_stop(Location::caller(), hook);
         self
     }
 
@@ -267,6 +322,8 @@ impl App {
     /// A changed configuration file and SIGHUP do what [`Handle::reload`] does. A SIGHUP that comes because the
     /// terminal is gone asks to stop.
     ///
+    /// `--job=NAME` runs a [`job`](Self::job) instead, and `--help` prints what there is; the report says so then.
+    ///
     /// When the process has no `tracing` subscriber yet, one that writes to standard error is set;
     /// `RUST_LOG` (`info`, `meshwork=debug,h2=warn`) filters it.
     ///
@@ -277,22 +334,30 @@ impl App {
     /// Dropping the future cuts everything at once; the registration ends as well as it can.
     pub async fn serve(self) -> Result<Report, RunError> {
         telemetry::init();
-        run::run(self, std::future::pending(), run::Signals::Listen).await
+        let outcome = run::run(self, std::future::pending(), run::Signals::Listen).await;
+        if let Ok(report) = &outcome
+            && report.stuck
+        {
+            exit::soon(report.code(), exit::STUCK);
+        }
+        outcome
     }
 
     /// As [`serve`](Self::serve), as the whole of `main`: prints an error and returns the exit code that
-    /// [`RunError`] documents.
+    /// [`RunError`] documents. The process ends with it within 500 ms, whatever still blocks a thread.
     ///
     /// # Cancel safety
     /// As [`serve`](Self::serve).
     pub async fn run(self) -> ExitCode {
-        match self.serve().await {
-            Ok(report) => ExitCode::from(&report),
+        let code = match self.serve().await {
+            Ok(report) => report.code(),
             Err(error) => {
                 eprintln!("error: {error:?}");
-                ExitCode::from(&error)
+                error.code()
             }
-        }
+        };
+        exit::soon(code, exit::WHOLE_OF_MAIN);
+        ExitCode::from(code)
     }
 
     /// The routers as one tower service, for calls inside the process: no listener, no health, no context.

@@ -19,6 +19,8 @@ pub(crate) struct Control {
 pub(crate) struct Stop {
     pub(crate) cause: Box<str>,
     pub(crate) since: Instant,
+    /// The exit code, where it was no wish but a failure.
+    pub(crate) code: Option<u8>,
 }
 
 impl Control {
@@ -53,9 +55,18 @@ impl Control {
     }
 
     pub(crate) fn stop(&self, cause: &str) {
+        self.ask(cause, None);
+    }
+
+    /// Stops because something failed that the app cannot do without.
+    pub(crate) fn fail(&self, cause: &str, code: u8) {
+        self.ask(cause, Some(code));
+    }
+
+    fn ask(&self, cause: &str, code: Option<u8>) {
         self.wish.send_if_modified(|wish| {
             let first = wish.is_none();
-            wish.get_or_insert_with(|| Stop { cause: cause.into(), since: Instant::now() });
+            wish.get_or_insert_with(|| Stop { cause: cause.into(), since: Instant::now(), code });
             first
         });
         self.stopping.cancel();
@@ -66,10 +77,15 @@ impl Control {
         self.stopping.clone()
     }
 
+    /// The wish to stop, if anybody has it.
+    pub(crate) fn wish(&self) -> Option<Stop> {
+        self.wish.borrow().clone()
+    }
+
     /// Waits for the wish to stop. Cancel-safe.
     pub(crate) async fn asked(&self) -> Stop {
         self.stopping.cancelled().await;
-        self.wish.borrow().clone().unwrap_or_else(|| Stop { cause: "stop".into(), since: Instant::now() })
+        self.wish().unwrap_or_else(|| Stop { cause: "stop".into(), since: Instant::now(), code: None })
     }
 }
 

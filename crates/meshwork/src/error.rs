@@ -16,8 +16,10 @@ use meshwork_server::BindError;
 /// | 2 | the configuration, or what the code handed to the `App`, is wrong |
 /// | 3 | a listener could not be bound |
 /// | 4 | the registry did not take the instance within `registry.start_timeout` |
-/// | 5 | a `warm_up` or `on_serving` hook failed, or an eager channel found nobody |
-/// | 6 | stopped as asked, but something was cut at the deadline |
+/// | 5 | a component, a `warm_up` or `on_serving` hook failed or was not done in time, a part did not become ready, or an eager channel found nobody |
+/// | 6 | stopped as asked, but something was cut: calls in flight at the deadline, or what overran its budget |
+/// | 7 | the job of `--job=NAME` failed |
+/// | 8 | a task that the app cannot do without failed, and the app stopped |
 /// | 128 + n | a second signal `n` ended the drain at once |
 #[non_exhaustive]
 pub enum RunError {
@@ -43,10 +45,17 @@ pub enum RunError {
         /// The last that was met.
         cause: Option<Arc<Error>>,
     },
-    /// A hook or an eager channel failed at start.
+    /// A component, a hook, a part's readiness or an eager channel failed at start.
     Start {
         /// Which one.
         step: Box<str>,
+        /// Why.
+        cause: BoxError,
+    },
+    /// A job failed.
+    Job {
+        /// Which one.
+        job: Box<str>,
         /// Why.
         cause: BoxError,
     },
@@ -60,6 +69,7 @@ impl RunError {
             Self::Bind(_) => 3,
             Self::Registry { .. } => 4,
             Self::Start { .. } => 5,
+            Self::Job { .. } => 7,
         }
     }
 }
@@ -77,6 +87,7 @@ impl fmt::Display for RunError {
                  `registry.required = false` to serve unannounced until it is back"
             ),
             Self::Start { step, .. } => write!(f, "starting: {step}"),
+            Self::Job { job, .. } => write!(f, "running {job}"),
         }
     }
 }
@@ -89,7 +100,7 @@ impl std::error::Error for RunError {
             Self::Bind(source) => Some(source),
             Self::Advertise { .. } => None,
             Self::Registry { cause, .. } => cause.as_deref().map(|cause| cause as _),
-            Self::Start { cause, .. } => Some(&**cause),
+            Self::Start { cause, .. } | Self::Job { cause, .. } => Some(&**cause),
         }
     }
 }

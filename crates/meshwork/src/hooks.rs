@@ -1,10 +1,17 @@
 //! What an author's code runs at the turns of the lifecycle.
 
-use std::future::Future;
+use std::{future::Future, panic::Location, time::Duration};
 
 use meshwork_core::{BoxError, BoxFuture};
+use tokio::time::Instant;
 
-use crate::Handle;
+use crate::{
+    Handle,
+    contain::{self, Failure},
+};
+
+/// The most that one `on_stop` hook may take.
+const STOP: Duration = Duration::from_secs(5);
 
 /// What a hook may return: nothing, or a `Result` of nothing.
 pub trait Outcome {
@@ -27,7 +34,12 @@ impl<E: Into<BoxError>> Outcome for Result<(), E> {
     }
 }
 
-pub(crate) type Hook = Box<dyn FnOnce(Handle) -> BoxFuture<'static, Result<(), BoxError>> + Send>;
+/// A piece of an author's code with a name and a budget of its own.
+pub(crate) struct Hook {
+    name: Box<str>,
+    budget: Option<Duration>,
+    code: Box<dyn FnOnce(Handle) -> BoxFuture<'static, Result<(), BoxError>> + Send>,
+}
 
 /// The hooks of one app, each list in the order of declaration.
 #[derive(Default)]
@@ -37,14 +49,88 @@ pub(crate) struct Hooks {
     pub(crate) on_stop: Vec<Hook>,
 }
 
-pub(crate) fn boxed<F, Fut>(hook: F) -> Hook
+// === impl Hook ===
+
+impl Hook {
+    pub(crate) fn new<F, Fut>(name: impl Into<Box<str>>, budget: Option<Duration>, code: F) -> Self
+    where
+        F: FnOnce(Handle) -> Fut + Send + 'static,
+        Fut: Future + Send + 'static,
+        Fut::Output: Outcome,
+    {
+        let code = Box::new(move |handle| -> BoxFuture<'static, _> {
+            // The call itself is inside, for it may panic too.
+            Box::pin(async move { code(handle).await.into_result() })
+        });
+        Self { name: name.into(), budget, code }
+    }
+
+    /// The same code under this name and with this budget.
+    pub(crate) fn named(self, name: impl Into<Box<str>>, budget: Duration) -> Self {
+        Self { name: name.into(), budget: Some(budget), ..self }
+    }
+
+    /// As messages call it.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The longest it may take; `None` for as long as the whole step.
+    pub(crate) fn budget(&self) -> Option<Duration> {
+        self.budget
+    }
+
+    /// Runs it until `limit`, where there is one, or until its own budget is used up.
+    ///
+    /// # Errors
+    /// How it failed.
+    ///
+    /// # Cancel safety
+    /// Dropping the future ends the hook at its next await.
+    pub(crate) async fn run(self, handle: Handle, limit: Option<Instant>) -> Result<(), Failure> {
+        let own = self.budget.map(|budget| Instant::now() + budget);
+        contain::run((self.code)(handle), own.into_iter().chain(limit).min()).await
+    }
+}
+
+// === impl Hooks ===
+
+impl Hooks {
+    pub(crate) fn warm_up<F, Fut>(&mut self, place: &Location<'_>, code: F)
+    where
+        F: FnOnce(Handle) -> Fut + Send + 'static,
+        Fut: Future + Send + 'static,
+        Fut::Output: Outcome,
+    {
+        push(&mut self.warm_up, "warm_up", place, None, code);
+    }
+
+    pub(crate) fn on_serving<F, Fut>(&mut self, place: &Location<'_>, code: F)
+    where
+        F: FnOnce(Handle) -> Fut + Send + 'static,
+        Fut: Future + Send + 'static,
+        Fut::Output: Outcome,
+    {
+        push(&mut self.on_serving, "on_serving", place, None, code);
+    }
+
+    pub(crate) fn on_stop<F, Fut>(&mut self, place: &Location<'_>, code: F)
+    where
+        F: FnOnce(Handle) -> Fut + Send + 'static,
+        Fut: Future + Send + 'static,
+        Fut::Output: Outcome,
+    {
+        push(&mut self.on_stop, "on_stop", place, Some(STOP), code);
+    }
+}
+
+/// Adds a hook that is named by its turn, its number and the line that declares it.
+fn push<F, Fut>(hooks: &mut Vec<Hook>, turn: &str, at: &Location<'_>, budget: Option<Duration>, code: F)
 where
     F: FnOnce(Handle) -> Fut + Send + 'static,
     Fut: Future + Send + 'static,
     Fut::Output: Outcome,
 {
-    Box::new(move |handle| {
-        let running = hook(handle);
-        Box::pin(async move { running.await.into_result() })
-    })
+    let name = format!("`{turn}` hook {} ({}:{})", hooks.len() + 1, at.file(), at.line());
+    hooks.push(Hook::new(name, budget, code));
 }

@@ -1,0 +1,158 @@
+//! Runs an author's code on a thread of its own, so that what it does wrong stays its own: a panic becomes an error, a
+//! time limit holds though it blocks its thread, and dropping the future here ends it.
+//!
+//! On a worker of the runtime one hook that blocks could stop everything: nobody may be left to watch timers and sockets.
+
+use std::{any::Any, error, fmt, time::Duration};
+
+use meshwork_core::BoxError;
+use tokio::{
+    runtime, select, task,
+    task::JoinError,
+    time::{Instant, timeout, timeout_at},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::Span;
+
+/// How long code that was cut may take to be gone.
+const DROPPING: Duration = Duration::from_millis(100);
+
+/// How code ended that did not end well.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// It returned an error.
+    Error(BoxError),
+    /// It panicked, with this message.
+    Panic(Box<str>),
+    /// It was cut at its limit.
+    Overran {
+        /// How long it had.
+        had: Duration,
+        /// Whether it blocks its thread, so that nothing can end it but the end of the process.
+        stuck: bool,
+    },
+}
+
+/// Runs `code`, until `limit` where there is one.
+///
+/// # Errors
+/// How it failed.
+///
+/// # Panics
+/// Outside a tokio runtime.
+///
+/// # Cancel safety
+/// Dropping the future ends the code at its next await.
+pub(crate) async fn run<F>(code: F, limit: Option<Instant>) -> Result<(), Failure>
+where
+    F: Future<Output = Result<(), BoxError>> + Send + 'static,
+{
+    let began = Instant::now();
+    let (runtime, span, end) = (runtime::Handle::current(), Span::current(), CancellationToken::new());
+    let cut = end.clone().drop_guard();
+    let mut thread = task::spawn_blocking(move || {
+        let code = async {
+            select! {
+                ended = code => ended,
+                // Nobody asks any more how it ended.
+                () = end.cancelled() => Ok(()),
+            }
+        };
+        span.in_scope(|| runtime.block_on(code))
+    });
+    let Some(limit) = limit else { return judged(thread.await) };
+    match timeout_at(limit, &mut thread).await {
+        Ok(ended) => judged(ended),
+        Err(_elapsed) => {
+            drop(cut);
+            let stuck = timeout(DROPPING, &mut thread).await.is_err();
+            Err(Failure::Overran { had: limit.saturating_duration_since(began), stuck })
+        }
+    }
+}
+
+/// What became of a task of an author's code.
+pub(crate) fn judged(ended: Result<Result<(), BoxError>, JoinError>) -> Result<(), Failure> {
+    match ended {
+        Ok(result) => result.map_err(Failure::Error),
+        Err(error) => Err(match error.try_into_panic() {
+            Ok(panic) => Failure::Panic(message(&*panic)),
+            // Only who is dropped himself drops it, or the runtime ends.
+            Err(error) => Failure::Error(error.into()),
+        }),
+    }
+}
+
+fn message(panic: &(dyn Any + Send)) -> Box<str> {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("without a message").into()
+}
+
+// === impl Failure ===
+
+impl Failure {
+    /// Whether it was cut, rather than that it failed by itself.
+    pub(crate) fn is_cut(&self) -> bool {
+        matches!(self, Self::Overran { .. })
+    }
+
+    /// Whether it still runs and cannot be ended.
+    pub(crate) fn is_stuck(&self) -> bool {
+        matches!(self, Self::Overran { stuck: true, .. })
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            // Stands for the error itself, which has no source but its own.
+            Self::Error(error) => write!(f, "{error}"),
+            Self::Panic(message) => write!(f, "panicked: {message}"),
+            Self::Overran { had, stuck: false } => write!(f, "not done within {had:.1?}, given up"),
+            Self::Overran { had, stuck: true } => {
+                write!(f, "not done within {had:.1?}, given up, and it blocks its thread")
+            }
+        }
+    }
+}
+
+impl error::Error for Failure {
+    fn source(&self) -> Option<&(dyn error::Error + 'static)> {
+        match self {
+            Self::Error(error) => error.source(),
+            Self::Panic(_) | Self::Overran { .. } => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn within(millis: u64) -> Option<Instant> {
+        Some(Instant::now() + Duration::from_millis(millis))
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_an_error_with_its_message() {
+        let failure = run(async { panic!("no disk {}", 7) }, within(30_000)).await.unwrap_err();
+        assert_eq!(failure.to_string(), "panicked: no disk 7");
+        assert!(!failure.is_cut());
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn code_that_blocks_its_thread_is_given_up_on_time_and_told_apart() {
+        let (end, ended) = std::sync::mpsc::channel::<()>();
+        let blocks = run(
+            async move {
+                let _dropped = ended.recv();
+                Ok(())
+            },
+            within(200),
+        );
+        assert!(blocks.await.unwrap_err().is_stuck());
+        drop(end);
+        let sleeps = run(std::future::pending(), within(200)).await.unwrap_err();
+        assert!(sleeps.is_cut() && !sleeps.is_stuck());
+    }
+}

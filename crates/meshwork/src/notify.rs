@@ -1,0 +1,56 @@
+//! Tells systemd, where it runs us as `Type=notify`: ready, stopping, and that the runtime is alive (`WatchdogSec=`).
+
+use std::{env, time::Duration};
+
+use meshwork_core::{Phase, Task};
+use sd_notify::NotifyState;
+use tokio::{
+    select, task,
+    time::{MissedTickBehavior, interval},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::handle::Shared;
+
+/// Tells the phases, and twice in each watchdog time that tasks run, as long as the task lives; `None` where nobody listens.
+///
+/// The variables are left in place: a child that is told of the socket cannot speak for us, since systemd looks at who sends.
+pub(crate) fn spawn(shared: &Shared) -> Option<Task> {
+    env::var_os("NOTIFY_SOCKET")?;
+    let mut phases = shared.control.phases();
+    let end = CancellationToken::new();
+    let handle = tokio::spawn(async move {
+        let watchdog = sd_notify::watchdog_enabled();
+        // A year stands for never: there is no watchdog then.
+        let pause = watchdog.map_or(Duration::from_secs(365 * 86_400), |within| within / 2);
+        let mut ticks = interval(pause.max(Duration::from_millis(1)));
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut told = Phase::Starting;
+        loop {
+            let phase = *phases.borrow_and_update();
+            if phase != told {
+                told = phase;
+                match phase {
+                    Phase::Serving => tell(vec![NotifyState::Ready, NotifyState::Status("serving")]).await,
+                    Phase::Leaving => tell(vec![NotifyState::Stopping, NotifyState::Status("leaving")]).await,
+                    Phase::Draining => tell(vec![NotifyState::Status("draining")]).await,
+                    Phase::Starting | Phase::Stopped => {}
+                }
+                continue;
+            }
+            select! {
+                changed = phases.changed() => if changed.is_err() { return },
+                _ = ticks.tick() => if watchdog.is_some() { tell(vec![NotifyState::Watchdog]).await },
+            }
+        }
+    });
+    Some(Task::new("systemd", end, handle))
+}
+
+/// Sends one message, away from the runtime: a socket that nobody reads blocks.
+async fn tell(what: Vec<NotifyState<'static>>) {
+    let sent = task::spawn_blocking(move || sd_notify::notify(&what)).await;
+    if let Ok(Err(error)) = sent {
+        tracing::debug!(%error, "systemd could not be told");
+    }
+}

@@ -1,0 +1,205 @@
+//! The walk of starting: bind, serve unready, start components, warm up, wait for readiness, announce.
+//!
+//! Every step has a name and a deadline: what hangs is named, and the first failure is the one that is told.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use meshwork_core::{BoxError, Error, Instance, Task};
+use meshwork_server::{Identity, Server, Services, Serving};
+use tokio::{
+    select,
+    time::{Instant, timeout, timeout_at},
+};
+
+use crate::{
+    Handle, RunError, announce::announce, bind, component::Components, follow, handle::Shared, hooks::Hook,
+    settings, wiring::Wiring,
+};
+
+/// What a started app holds.
+pub(crate) struct Running {
+    pub(crate) serving: Option<Serving>,
+    pub(crate) configuration: Task,
+    pub(crate) identity: Vec<Task>,
+}
+
+/// One start: what is under way, and until when it must be done.
+pub(crate) struct Start<'a> {
+    shared: &'a Arc<Shared>,
+    wiring: &'a Arc<Wiring>,
+    limit: Duration,
+    until: Instant,
+    step: Mutex<Box<str>>,
+}
+
+/// An app that could serve, before the registry knows of it.
+struct Prepared {
+    serving: Option<Serving>,
+    configuration: Task,
+    instance: Instance,
+    identity: Identity,
+}
+
+/// The wiring of an app, judged in whole.
+///
+/// # Errors
+/// The first mistake in the configuration or in what the code handed to the app.
+pub(crate) fn wired(shared: &Shared) -> Result<Arc<Wiring>, RunError> {
+    let wired = shared.lazy.get().cloned();
+    if let Some(fault) = shared.lazy.take_fault() {
+        return Err(fault);
+    }
+    let Some(wiring) = wired else {
+        return Err(RunError::Setup(Error::invalid("configuration could not be read, as reported before")));
+    };
+    wiring.config.check_sections()?;
+    for ignored in wiring.config.ignored_variables() {
+        let meant = ignored.meant.as_deref().unwrap_or_default();
+        tracing::warn!(variable = %ignored.name, meant, "environment variable ignored");
+    }
+    Ok(wiring)
+}
+
+impl<'a> Start<'a> {
+    pub(crate) fn new(shared: &'a Arc<Shared>, wiring: &'a Arc<Wiring>) -> Self {
+        let limit = wiring.config.service().start_timeout;
+        Self { shared, wiring, limit, until: Instant::now() + limit, step: Mutex::default() }
+    }
+
+    /// Starts everything; `Err(None)` = asked to stop meanwhile. Whatever was begun is undone when this returns an error,
+    /// except for `components`, which are the caller's to stop.
+    pub(crate) async fn all(
+        &self,
+        services: Services,
+        warm_up: Vec<Hook>,
+        components: &mut Components,
+    ) -> Result<Running, Option<RunError>> {
+        let prepared = select! {
+            prepared = self.prepare(services, warm_up, components) => prepared?,
+            _stop = self.shared.control.asked() => {
+                let step = self.step.lock().unwrap_or_else(PoisonError::into_inner);
+                tracing::info!(%step, "asked to stop while starting");
+                return Err(None);
+            }
+        };
+        let Prepared { serving, configuration, instance, identity } = prepared;
+        let identity = match instance.endpoints.is_empty() {
+            true => Vec::new(),
+            false => announce(self.shared, self.wiring, identity, instance).await?,
+        };
+        self.shared.health.set_serving(true);
+        Ok(Running { serving, configuration, identity })
+    }
+
+    /// Starts the components, one after the other.
+    ///
+    /// # Errors
+    /// The first that failed, by its name.
+    ///
+    /// # Cancel safety
+    /// Dropping the future cuts the one that is starting; those before it have started.
+    pub(crate) async fn components(&self, components: &mut Components) -> Result<(), RunError> {
+        while let Some(name) = components.next() {
+            self.begins(format!("component `{name}`"));
+            let handle = Handle::new(Arc::clone(self.shared));
+            components.start_next(handle, self.until).await.map_err(|failure| self.failed(failure))?;
+        }
+        Ok(())
+    }
+
+    /// Binds, serves unready, starts components, warms up.
+    async fn prepare(
+        &self,
+        services: Services,
+        warm_up: Vec<Hook>,
+        components: &mut Components,
+    ) -> Result<Prepared, RunError> {
+        let (shared, wiring) = (self.shared, self.wiring);
+        let configuration = follow::spawn(shared, wiring);
+        let bound = self.within("binding the listeners", bind::all(wiring, services)).await??;
+        shared.set_bound(bound.iter().map(|bound| bound.listener.local_addr()).collect());
+
+        let mut instance = bind::record(wiring, &bound)?;
+        let identity = Identity::new();
+        identity.set([(&instance.service, &instance.id)]);
+        let mut bound = bound.into_iter();
+        let serving = bound.next().map(|first| {
+            let server =
+                Server::new(settings::server(&wiring.config), identity.clone(), shared.health.clone());
+            let serving = server.serve(first.listener, first.services);
+            bound.fold(serving, |serving, bound| serving.also(bound.listener, bound.services))
+        });
+
+        self.components(components).await?;
+        for hook in warm_up {
+            self.begins(hook.name());
+            let handle = Handle::new(Arc::clone(shared));
+            hook.run(handle, Some(self.until)).await.map_err(|failure| self.failed(failure))?;
+        }
+        self.eager().await?;
+        self.parts().await?;
+        shared.apply_changes(&mut instance);
+        Ok(Prepared { serving, configuration, instance, identity })
+    }
+
+    /// Waits for the first answer about every client with `eager = true`; fails on none.
+    async fn eager(&self) -> Result<(), RunError> {
+        let config = &self.wiring.config;
+        for (service, client) in config.clients().filter(|(_, client)| client.eager) {
+            self.begins(format!("eager channel to `{service}`"));
+            let channel = self.wiring.channels.get(service)?;
+            let limit = config.registry().start_timeout.max(client.connect_timeout);
+            match timeout(limit, channel.ready()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => return Err(self.failed(error)),
+                Err(elapsed) => return Err(self.failed(elapsed)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until every named part is ready.
+    async fn parts(&self) -> Result<(), RunError> {
+        let health = &self.shared.health;
+        self.begins("waiting for readiness");
+        if timeout_at(self.until, health.parts_ready()).await.is_ok() {
+            return Ok(());
+        }
+        let missing: Vec<_> = health.not_ready().iter().map(|part| format!("`{part}`")).collect();
+        self.begins(format!("waiting for readiness of {}", missing.join(", ")));
+        Err(self.overran())
+    }
+
+    /// Bounds a step that has no limit of its own.
+    async fn within<T>(&self, step: &str, work: impl Future<Output = T>) -> Result<T, RunError> {
+        self.begins(step);
+        timeout_at(self.until, work).await.map_err(|_elapsed| self.overran())
+    }
+
+    fn begins(&self, step: impl Into<Box<str>>) {
+        let step = step.into();
+        tracing::debug!(%step, "starting");
+        *self.step.lock().unwrap_or_else(PoisonError::into_inner) = step;
+    }
+
+    fn failed(&self, cause: impl Into<BoxError>) -> RunError {
+        if Instant::now() >= self.until {
+            // Whatever limit it met first, this is the one to look at.
+            return self.overran();
+        }
+        RunError::Start { step: self.now(), cause: cause.into() }
+    }
+
+    fn overran(&self) -> RunError {
+        let limit = self.limit;
+        let text = format!("not done when `service.start_timeout` ({limit:?}) had passed");
+        RunError::Start { step: self.now(), cause: Error::unavailable(text).into() }
+    }
+
+    fn now(&self) -> Box<str> {
+        self.step.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}

@@ -1,0 +1,148 @@
+//! The walk of stopping: leave the registry, settle, drain, put away; nothing in it may fail, only be reported.
+
+use std::{sync::Arc, time::Duration};
+
+use futures_util::future::join_all;
+use meshwork_client::Channel;
+use meshwork_core::{ErrorChain, Phase};
+use meshwork_server::DrainReport;
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
+
+use crate::{
+    Handle, Report, announce::DEREGISTER, component::Components, contain::Failure, control::Stop,
+    handle::Shared, hooks::Hook, start::Running, wiring::Wiring,
+};
+
+/// What hooks get together even when the drain has used up its deadline.
+const LAST_BREATH: Duration = Duration::from_millis(200);
+/// What the registry may not take away from the drain.
+const LEAST_DRAIN: Duration = Duration::from_millis(800);
+
+/// What did not end well on the way.
+#[derive(Default)]
+pub(crate) struct Losses {
+    pub(crate) cut: Vec<String>,
+    pub(crate) faults: Vec<String>,
+    pub(crate) stuck: bool,
+}
+
+/// Stops what runs. `stop` says since when.
+pub(crate) async fn leave(
+    shared: &Arc<Shared>,
+    wiring: &Wiring,
+    running: Running,
+    stop: Stop,
+    on_stop: Vec<Hook>,
+    components: Components,
+    mut losses: Losses,
+) -> Report {
+    let Running { serving, configuration, identity: _identity } = running;
+    // Who leaves follows nothing any more.
+    drop(configuration);
+    let drain = wiring.config.drain();
+    let (settled, deadline) = (stop.since + drain.settle, stop.since + drain.deadline);
+    tracing::info!(cause = %stop.cause, settle = ?drain.settle, deadline = ?drain.deadline, "stopping");
+
+    shared.control.enter(Phase::Leaving);
+    shared.health.set_serving(false);
+    if let Some(serving) = &serving {
+        serving.leave();
+    }
+    if deregister(shared, deadline, &mut losses).await {
+        // Others need a moment to notice; what they still send is served.
+        sleep_until(settled).await;
+    }
+
+    shared.control.enter(Phase::Draining);
+    let hooks: Vec<_> = on_stop.into_iter().rev().chain(components.into_stops()).collect();
+    let cut_at = deadline - reserve(&hooks, deadline.saturating_duration_since(Instant::now()));
+    let drained = match serving {
+        Some(serving) => serving.drain(cut_at).await,
+        None => DrainReport::default(),
+    };
+    put_away(shared, hooks, deadline, &mut losses).await;
+    let channels = wiring.channels.drain();
+    let _unfinished = timeout(LAST_BREATH, join_all(channels.iter().map(Channel::close))).await;
+    shared.control.enter(Phase::Stopped);
+    report(stop, &drained, losses)
+}
+
+/// Takes every record back. Says whether there was any.
+async fn deregister(shared: &Shared, deadline: Instant, losses: &mut Losses) -> bool {
+    let announced = shared.take_registrations();
+    let any = !announced.is_empty();
+    // A registry that does not answer must not cost the calls in flight their time.
+    let until = (Instant::now() + DEREGISTER).min(deadline - LEAST_DRAIN);
+    let leaving = announced.into_iter().map(|registration| timeout_at(until, registration.deregister()));
+    for left in join_all(leaving).await {
+        match left {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                let error = ErrorChain(&*error);
+                tracing::warn!(%error, "leaving was not confirmed, the record ends with its time to live");
+                losses.faults.push(format!("deregistration: {error}"));
+            }
+            Err(_elapsed) => losses.faults.push("deregistration: no answer in time".to_owned()),
+        }
+    }
+    any
+}
+
+/// What the calls in flight leave to the hooks: their budgets, at most a quarter of what is left.
+fn reserve(hooks: &[Hook], left: Duration) -> Duration {
+    let budgets = hooks.iter().filter_map(Hook::budget).fold(Duration::ZERO, Duration::saturating_add);
+    budgets.min(left / 4)
+}
+
+/// Runs what puts things away, one after the other, each within its own budget and all of them before `deadline`.
+pub(crate) async fn put_away(
+    shared: &Arc<Shared>,
+    hooks: impl IntoIterator<Item = Hook>,
+    deadline: Instant,
+    losses: &mut Losses,
+) {
+    let last = deadline.max(Instant::now() + LAST_BREATH);
+    for hook in hooks {
+        let name = hook.name().to_owned();
+        if Instant::now() >= last {
+            tracing::warn!(step = %name, "not run, no time is left");
+            losses.cut.push(format!("{name}: not run, no time was left"));
+            continue;
+        }
+        let began = Instant::now();
+        match hook.run(Handle::new(Arc::clone(shared)), Some(last)).await {
+            Ok(()) => tracing::debug!(step = %name, took = ?began.elapsed(), "put away"),
+            Err(failure) => losses.note(&name, &failure),
+        }
+    }
+}
+
+impl Losses {
+    /// Notes and logs that something of the author's failed.
+    pub(crate) fn note(&mut self, name: &str, failure: &Failure) {
+        let error = ErrorChain(failure);
+        tracing::warn!(step = %name, %error, "failed while stopping");
+        let list = if failure.is_cut() { &mut self.cut } else { &mut self.faults };
+        list.push(format!("{name}: {error}"));
+        self.stuck |= failure.is_stuck();
+    }
+}
+
+fn report(stop: Stop, drained: &DrainReport, losses: Losses) -> Report {
+    let mut cut: Vec<_> = drained.cut.iter().map(ToString::to_string).collect();
+    let unnamed = drained.cut_total.saturating_sub(cut.len());
+    if unnamed > 0 {
+        cut.push(format!("{unnamed} more"));
+    }
+    cut.extend(losses.cut);
+    let (took, finished) = (stop.since.elapsed(), drained.finished);
+    let (failed, stuck) = (stop.code, losses.stuck);
+    let report = Report { cause: stop.cause, took, finished, cut, faults: losses.faults, failed, stuck };
+    if report.is_clean() {
+        tracing::info!(took = ?report.took, finished = report.finished, "stopped");
+    } else {
+        tracing::warn!(took = ?report.took, finished = report.finished, code = report.code(), cut = ?report.cut,
+            faults = ?report.faults, "stopped, not everything ended well");
+    }
+    report
+}

@@ -1,0 +1,7 @@
+//! The life of an app: how it starts, serves, runs jobs and stops, inside one process.
+#![expect(clippy::unwrap_used, reason = "what fails here fails its test")]
+
+mod jobs;
+mod rig;
+mod starting;
+mod stopping;
