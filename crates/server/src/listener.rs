@@ -58,6 +58,14 @@ impl Listener {
         Ok(Self { listener, addr, encryption: None })
     }
 
+    /// Takes over a socket that listens already.
+    pub(crate) fn from_std(socket: std::net::TcpListener) -> io::Result<Self> {
+        socket.set_nonblocking(true)?;
+        let listener = TcpListener::from_std(socket)?;
+        let addr = listener.local_addr()?;
+        Ok(Self { listener, addr, encryption: None })
+    }
+
     /// Speaks only through `encryption`; a caller who does not is told so and closed.
     #[must_use]
     pub fn with_encryption(mut self, encryption: impl Encrypt) -> Self {

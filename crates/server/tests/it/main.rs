@@ -9,6 +9,7 @@ mod drain;
 mod echo;
 mod guards;
 mod health;
+mod inherited;
 mod limits;
 mod one_port;
 mod overload;
