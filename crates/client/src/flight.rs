@@ -291,3 +291,49 @@ async fn exchange_http1(
 pub(crate) fn link_of(node: &Node) -> &Link {
     node.attachment::<Link>().expect("invariant: every node of a cluster was made with its link")
 }
+
+#[cfg(test)]
+mod tests {
+    use meshwork_balance::{Hint, Member, NodeKey, Pick, Picked, Policy, RoundRobin};
+    use meshwork_core::{Instance, ServiceName, Watch};
+    use tokio::task::JoinSet;
+
+    use super::*;
+    use crate::{ClientConfig, lines, lines::tests::narrow};
+
+    #[tokio::test]
+    async fn a_node_that_goes_between_the_pick_and_the_call_gives_the_call_back_and_learns_nothing() {
+        let (mut ends, service) = (JoinSet::new(), ServiceName::new("users").unwrap());
+        let shared = Shared::new(service.clone(), Watch::fixed(Arc::from([])), ClientConfig::default());
+        let key = NodeKey::new(["grpc://10.0.0.1:90".parse().unwrap()]);
+        let record = Arc::new(Instance::new(service));
+        let link = Arc::new(Link::new(key.clone(), Protocol::Http2, Arc::clone(&record), None, 2));
+        let arrival = meshwork_balance::Arrival::new(shared.clock.now());
+        let attachment: Arc<Link> = Arc::clone(&link);
+        let node = Node::new(key, attachment, &shared.peers, arrival);
+        link.tie(&node);
+        let picker = RoundRobin::default().picker(Arc::from([Member::new(Arc::clone(&node), record)]));
+        let goings: [fn(&Link); 3] = [
+            // The record is gone, the connection was cut, a GOAWAY came.
+            Link::close,
+            |link| link.withdraw(lines::Place::First, crate::ConnectionState::Connecting),
+            |link| link.lines().first().expect("it is open").retire(),
+        ];
+        for (nth, go) in goings.into_iter().enumerate() {
+            let connection = narrow(&mut ends).await;
+            link.publish(lines::Place::First, &connection);
+            let mut random = || 0;
+            let Picked::Take(_, ticket) =
+                picker.pick(&mut Pick::new(shared.clock.now(), &mut random).hint(Hint::Any))
+            else {
+                panic!("there is a node, {nth}");
+            };
+            assert_eq!(node.inflight(), 1);
+            go(&link);
+            let begun = Flight::begin(&shared, Kind::Grpc, ticket, None);
+            assert!(matches!(begun, Err(Unusable::Gone)), "{nth}");
+            let stats = node.stats(shared.clock.now());
+            assert_eq!((node.inflight(), stats.failures, connection.open_streams()), (0, 0, 0), "{nth}");
+        }
+    }
+}

@@ -9,5 +9,6 @@ mod properties;
 mod ring;
 mod rules;
 mod subsets;
+mod sums;
 mod turns;
 mod zones;

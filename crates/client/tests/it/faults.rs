@@ -186,6 +186,34 @@ async fn refused_by_all_ends_after_three_re_routes() {
 }
 
 #[tokio::test]
+async fn the_text_of_an_error_tells_where_each_attempt_went_and_why_there_is_no_further_one() {
+    let (peers, registry) = three().await;
+    for peer in &peers {
+        peer.hang(true);
+    }
+    let channel = registry.channel_with(|config| config.retry.attempts = 3);
+    channel.ready().await.unwrap();
+    until("all are connected", || channel.nodes().iter().all(|node| node.connects == 1)).await;
+    let error = text(channel.attempt_timeout(30 * MS).get("/")).await.unwrap_err();
+    let mut words = error.to_string();
+    let attempts = error.attempts();
+    assert_eq!(attempts.len(), 3, "{error}");
+    for (nth, attempt) in attempts.iter().enumerate() {
+        assert!(attempts[..nth].iter().all(|other| other.address != attempt.address), "elsewhere: {error}");
+        assert!(attempt.elapsed >= 30 * MS);
+        let millis = format!("{:.1} ms", attempt.elapsed.as_secs_f64() * 1000.0);
+        words = words.replace(&*attempt.address, &format!("{nth}")).replace(&millis, "30 ms");
+    }
+    assert_eq!(
+        words,
+        "calling `users`: no answer within 30ms (may have been delivered); attempts: \
+         0 exchange: no answer within 30ms after 30 ms, retried; \
+         1 exchange: no answer within 30ms after 30 ms, retried; \
+         2 exchange: no answer within 30ms after 30 ms, no retry: attempts used up"
+    );
+}
+
+#[tokio::test]
 async fn overload_is_a_retry_and_not_free() {
     let (peers, registry) = three().await;
     peers.iter().for_each(|peer| peer.say(503, &[("meshwork-refused", "overloaded")]));

@@ -215,6 +215,7 @@ async fn broken_http1_answers_are_errors_and_are_not_asked_for_twice() {
                 text(channel.to_instance("evil").timeout(500 * MS).post("/")).await.expect_err(&shown);
             assert_eq!(error.delivered(), Delivered::Maybe, "{shown}: {error}");
             assert!(matches!(error.kind(), CallErrorKind::Transport), "{shown}: {error}");
+            assert_eq!(error.attempts().len(), 1, "{shown}: {error}");
         }
         assert_eq!(text(channel.to_instance("honest").post("/")).await.unwrap(), "honest");
     }

@@ -11,7 +11,7 @@ use tokio::{
 
 use crate::{
     peer::{Peer, frozen, refused},
-    support::{MS, Registry, foreign, native, text, until},
+    support::{MS, Registry, foreign, native, tasks_left, text, until},
 };
 
 #[tokio::test]
@@ -262,6 +262,7 @@ async fn a_set_that_changes_a_thousand_times_a_second_fails_no_call() {
     }
     let record = |nth: usize| native(["users-1", "users-2", "users-3"][nth], "http", peers[nth].addr);
     let registry = Registry::of((0..3).map(record));
+    let before = tasks_left();
     let channel = registry.channel();
     let end = Instant::now() + Duration::from_secs(1);
     let mut calls = JoinSet::new();
@@ -287,4 +288,6 @@ async fn a_set_that_changes_a_thousand_times_a_second_fails_no_call() {
         channel.nodes().len() == 1 && peers[1].open() + peers[2].open() == 0
     })
     .await;
+    drop(channel);
+    until("nothing is left of it", || tasks_left() <= before).await;
 }

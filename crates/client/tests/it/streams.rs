@@ -32,7 +32,7 @@ use tokio::{
 };
 use tower_service::Service;
 
-use crate::support::{LIMIT, MS, Registry, foreign, text};
+use crate::support::{LIMIT, MS, Registry, foreign, tasks_left, text, until};
 
 /// A socket that reads on to its end after it was closed, as servers must that close under load.
 struct Lingering(Option<TcpStream>);
@@ -77,21 +77,21 @@ impl AsyncWrite for Lingering {
     }
 }
 
-/// An HTTP/2 server whose connections say GOAWAY after 100 ms, though streams are open.
-async fn ageing(connections: Arc<AtomicUsize>) -> (SocketAddr, JoinHandle<()>) {
+/// An HTTP/2 server whose connections say GOAWAY at this age, though streams are open.
+async fn ageing(age: Duration, connections: Arc<AtomicUsize>) -> (SocketAddr, JoinHandle<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
     let task = tokio::spawn(async move {
         let mut serving = JoinSet::new();
         while let Ok((stream, _)) = listener.accept().await {
             connections.fetch_add(1, Ordering::SeqCst);
-            serving.spawn(age(Lingering(Some(stream))));
+            serving.spawn(serve(age, Lingering(Some(stream))));
         }
     });
     (addr, task)
 }
 
-async fn age(stream: Lingering) {
+async fn serve(age: Duration, stream: Lingering) {
     let service = hyper::service::service_fn(|request: Request<Incoming>| async move {
         let body = match request.uri().path() {
             "/long" => Either::Left(StreamBody::new(words(8))),
@@ -103,7 +103,7 @@ async fn age(stream: Lingering) {
     let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
     tokio::select! {
         _ended = connection.as_mut() => return,
-        () = time::sleep(100 * MS) => connection.as_mut().graceful_shutdown(),
+        () = time::sleep(age) => connection.as_mut().graceful_shutdown(),
     }
     let _ended = connection.await;
 }
@@ -119,7 +119,8 @@ fn words(count: usize) -> impl Stream<Item = Result<Frame<Bytes>, Infallible>> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn goaways_with_streams_open_under_load_fail_no_call_and_no_stream() {
     let connections = Arc::default();
-    let (addr, _server) = ageing(Arc::clone(&connections)).await;
+    let (addr, _server) = ageing(100 * MS, Arc::clone(&connections)).await;
+    let before = tasks_left();
     let channel = Registry::of([foreign("users-1", "grpc", addr)]).channel();
     let end = Instant::now() + Duration::from_millis(1500);
     let mut streams = JoinSet::new();
@@ -148,6 +149,28 @@ async fn goaways_with_streams_open_under_load_fail_no_call_and_no_stream() {
     assert!(streams.join_all().await.into_iter().sum::<i32>() >= 8);
     let connections = connections.load(Ordering::SeqCst);
     assert!(connections >= 5, "{connections} connections");
+    drop(channel);
+    until("nothing is left of it", || tasks_left() <= before).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_that_closes_idle_connections_just_as_calls_come_fails_none_of_a_thousand() {
+    // Each channel is idle for about as long as the peer keeps connections, a little more or less.
+    const AGE: u64 = 150;
+    let (addr, _server) = ageing(Duration::from_millis(AGE), Arc::default()).await;
+    let mut channels = JoinSet::new();
+    for nth in 0..40_u64 {
+        let channel = Registry::of([foreign("users-1", "grpc", addr)]).channel();
+        channels.spawn(async move {
+            for call in 0..25 {
+                // A POST is never retried: what is saved here was not delivered.
+                assert_eq!(text(channel.post("/")).await.unwrap(), "ok");
+                time::sleep(Duration::from_micros((AGE - 6) * 1000 + (nth * 25 + call) * 12)).await;
+            }
+            assert_eq!(channel.nodes()[0].failures, 0);
+        });
+    }
+    channels.join_all().await;
 }
 
 const MIB: u64 = 1024 * 1024;

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use meshwork_client::{CallError, CallErrorKind, Channel, TlsConfig, TlsConnect};
+use meshwork_client::{AttemptPhase, CallError, CallErrorKind, Channel, TlsConfig, TlsConnect};
 use meshwork_core::{Delivered, Instance, Verdict};
 use tokio::time;
 
@@ -100,6 +100,8 @@ async fn refusal(signed: &Signed, clients: Option<&Authority>, trusted: &Authori
     let peer = TlsPeer::start("users-1", signed, BOTH, clients).await;
     let channel = channel(native("users-1", "https", peer.addr), dir.path(), trusted, |_| {});
     let error = text(channel.get("/")).await.unwrap_err();
+    assert_eq!(error.attempts().len(), 1, "{error}");
+    assert_eq!(error.attempts()[0].phase, AttemptPhase::Connect);
     // Every call fails at once or waits for a dial: none of them makes one.
     for _ in 0..200 {
         let _failed = time::timeout(Duration::from_millis(2), text(channel.get("/"))).await;
@@ -142,6 +144,29 @@ async fn each_refusal_says_what_to_do_and_nothing_was_delivered() {
         assert!(error.to_string().contains(words), "{error}");
         assert_eq!((error.kind(), error.delivered()), (CallErrorKind::Connect, Delivered::No));
     }
+}
+
+#[tokio::test]
+async fn an_instance_with_a_wrong_or_expired_certificate_costs_the_others_nothing() {
+    let (dir, authority) = (tempfile::tempdir().unwrap(), Authority::new());
+    let good = TlsPeer::start("users-1", &authority.sign(&["127.0.0.1"]), BOTH, None).await;
+    let wrong = TlsPeer::start("users-2", &authority.sign(&["orders.test"]), BOTH, None).await;
+    let expired = authority.sign_with(&["127.0.0.1"], |params| {
+        params.not_before = rcgen::date_time_ymd(2019, 1, 1);
+        params.not_after = rcgen::date_time_ymd(2020, 1, 1);
+    });
+    let expired = TlsPeer::start("users-3", &expired, BOTH, None).await;
+    let mut tls = TlsConfig::default();
+    tls.ca_file = Some(authority.file(dir.path()));
+    let peers = [("users-1", good.addr), ("users-2", wrong.addr), ("users-3", expired.addr)];
+    let channel = Registry::of(peers.map(|(name, addr)| native(name, "https", addr)))
+        .channel_with(|config| config.connect = Arc::new(TlsConnect::new(PLACE, tls).unwrap()));
+    for _ in 0..50 {
+        assert_eq!(text(channel.post("/")).await.unwrap(), "users-1");
+    }
+    let nodes = channel.nodes();
+    assert_eq!((nodes[0].failures, nodes[0].connects, good.accepted()), (0, 1, 1));
+    assert!(wrong.spoken().is_none() && expired.spoken().is_none(), "no request was sent");
 }
 
 #[tokio::test]
