@@ -28,6 +28,9 @@ pub struct ServerConfig {
     pub first_request_timeout: Duration,
     /// How long an HTTP/1 connection may stay idle between two requests. Default 75 s.
     pub idle_timeout: Duration,
+    /// How long nothing of an HTTP request's body may come while its handler waits for it; the handler's read
+    /// then fails. Streams of gRPC may be silent. Default 30 s.
+    pub body_idle_timeout: Duration,
     /// Most bytes of one request head, 8 KiB at least; a larger one is answered with 431. Default 64 KiB.
     pub max_header_bytes: u32,
     /// Most HTTP/2 streams open on one connection. Default 1 024.
@@ -86,6 +89,7 @@ impl Default for ServerConfig {
             header_read_timeout: Duration::from_secs(10),
             first_request_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(75),
+            body_idle_timeout: Duration::from_secs(30),
             max_header_bytes: 64 * 1024,
             max_concurrent_streams: 1024,
             max_body_bytes: None,

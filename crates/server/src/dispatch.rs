@@ -24,6 +24,7 @@ use crate::{
     handling::{self, Handling},
     health_grpc,
     inbound::{self, Inbound, Meant},
+    patient::Patient,
     places::{Held, Upload},
     shared::{Shared, Stage},
 };
@@ -152,6 +153,24 @@ impl Dispatch {
                 return self.doors.health.clone().call(request);
             }
         }
+        if grpc || request.body().is_end_stream() {
+            return self.route_place(request, grpc, place);
+        }
+        let longest = conn.shared.config.body_idle_timeout;
+        let patient = request.map(|body| axum::body::Body::new(Patient::new(body, longest)));
+        self.route_place(patient, grpc, place)
+    }
+
+    fn route_place<B>(
+        &self,
+        mut request: Request<B>,
+        grpc: bool,
+        place: Option<&Place>,
+    ) -> RouteFuture<Infallible>
+    where
+        B: Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<BoxError>,
+    {
         match place {
             Some(place) => {
                 request.extensions_mut().insert(place.clone());

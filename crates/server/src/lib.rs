@@ -27,6 +27,7 @@ mod network;
 mod open;
 mod owner;
 mod patience;
+mod patient;
 mod places;
 mod seldom;
 mod server;

@@ -81,6 +81,28 @@ async fn a_second_head_that_does_not_end_is_closed() {
 }
 
 #[tokio::test]
+async fn a_body_that_stops_coming_fails_and_one_that_drips_does_not() {
+    let settings = config(|config| config.body_idle_timeout = Duration::from_millis(300));
+    let count = |body: axum::body::Bytes| async move { body.len().to_string() };
+    let router = Router::new().route("/", axum::routing::post(count));
+    let fixture = start_with(settings, Services::new().http(router)).await;
+    let head = b"POST / HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 6\r\n\r\nab";
+    let mut stops = TcpStream::connect(fixture.addr).await.unwrap();
+    stops.write_all(head).await.unwrap();
+    let began = Instant::now();
+    assert!(read_all(&mut stops).await.starts_with("HTTP/1.1 400"));
+    let took = began.elapsed();
+    assert!(took >= Duration::from_millis(290) && took < Duration::from_millis(1200), "{took:?}");
+    let mut drips = TcpStream::connect(fixture.addr).await.unwrap();
+    drips.write_all(head).await.unwrap();
+    for _ in 0..4 {
+        time::sleep(Duration::from_millis(100)).await;
+        drips.write_all(b"x").await.unwrap();
+    }
+    assert!(read_all(&mut drips).await.ends_with("\r\n\r\n6"));
+}
+
+#[tokio::test]
 async fn an_http2_connection_without_requests_is_kept() {
     let fixture = start_with(impatient(), services()).await;
     let mut client = h2(fixture.addr).await;
