@@ -41,6 +41,8 @@ pub(crate) struct Failure {
     pub(crate) addresses: Vec<String>,
     /// Whether time was up.
     pub(crate) timed_out: bool,
+    /// Whether it is a provider's own answer; then nothing is known of attempts.
+    pub(crate) by_provider: bool,
 }
 
 impl fmt::Display for Failure {
@@ -177,10 +179,16 @@ pub(crate) async fn ask(channel: Channel) -> Result<u32, Failure> {
         let addresses = attempts.iter().map(|attempt| attempt.address.to_string()).collect();
         let told = CallError::of(&status).map(ToString::to_string);
         let timed_out = status.code() == Code::DeadlineExceeded;
-        Failure { text: told.unwrap_or_else(|| status.to_string()), addresses, timed_out }
+        let by_provider = told.is_none();
+        Failure { text: told.unwrap_or_else(|| status.to_string()), addresses, timed_out, by_provider }
     })?;
     let name = answer.into_inner().name;
-    let strange = || Failure { text: format!("`{name}` answered"), addresses: Vec::new(), timed_out: false };
+    let strange = || Failure {
+        text: format!("`{name}` answered"),
+        addresses: Vec::new(),
+        timed_out: false,
+        by_provider: true,
+    };
     name.parse().map_err(|_| strange())
 }
 

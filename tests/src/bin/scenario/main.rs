@@ -4,12 +4,15 @@
 //! Prints its figures in one line, last, and exits with 1 when one of them is missed.
 
 mod agents;
+mod amplify;
 mod caller;
 mod clients;
 mod consul_fleet;
 mod denied;
 mod drain;
 mod dual;
+mod ejection;
+mod evenness;
 mod failover;
 mod faulty;
 mod fleet;
@@ -18,6 +21,8 @@ mod hole;
 mod refused;
 mod roles;
 mod slow;
+mod subset;
+mod unhealthy;
 
 use std::{
     env,
@@ -68,6 +73,21 @@ const SCENARIOS: &[Scenario] = &[
         play: |actor, length, judge| Box::pin(slow::play(actor, length, judge)),
     },
     Scenario {
+        number: 7,
+        what: "one of five providers fails at random, then all fail a little",
+        play: |actor, length, judge| Box::pin(ejection::play(actor, length, judge)),
+    },
+    Scenario {
+        number: 8,
+        what: "most of ten providers fail, and some and all of one, two and three",
+        play: |actor, length, judge| Box::pin(unhealthy::play(actor, length, judge)),
+    },
+    Scenario {
+        number: 9,
+        what: "all providers fail under retries, and so does the last of a chain of five services",
+        play: |actor, length, judge| Box::pin(amplify::play(actor, length, judge)),
+    },
+    Scenario {
         number: 12,
         what: "drain with open streams, a hung handler, silent sockets, a second SIGTERM",
         play: |actor, length, judge| Box::pin(drain::play(actor, length, judge)),
@@ -86,6 +106,16 @@ const SCENARIOS: &[Scenario] = &[
         number: 20,
         what: "two registries disagree, fail, flap, and are moved between",
         play: |actor, length, judge| Box::pin(dual::play(actor, length, judge)),
+    },
+    Scenario {
+        number: 23,
+        what: "of a large fleet each client connects to twenty; one leaves, one comes",
+        play: |actor, length, judge| Box::pin(subset::play(actor, length, judge)),
+    },
+    Scenario {
+        number: 26,
+        what: "equal providers get equal shares, also from a new client",
+        play: |actor, length, judge| Box::pin(evenness::play(actor, length, judge)),
     },
 ];
 
@@ -109,6 +139,9 @@ async fn main() -> ExitCode {
         return code;
     }
     if let Some(code) = hole::played().await {
+        return code;
+    }
+    if let Some(code) = subset::played().await {
         return code;
     }
     let (scenario, length) = match arguments(env::args().skip(1)) {
