@@ -14,7 +14,7 @@ use meshwork_balance::Outcome;
 use meshwork_resilience::deadline::Bound;
 use tokio::time::{self, Sleep};
 
-use crate::{CallError, failure::Failure, flight::Flight, rules::Ruled, shared::Kind, verdict};
+use crate::{Attempt, CallError, failure::Failure, flight::Flight, rules::Ruled, shared::Kind, verdict};
 
 /// The body of an answer. The default one is empty and ended.
 #[derive(Default)]
@@ -27,6 +27,8 @@ struct Open {
     /// What the head said; a gRPC answer tells in its trailers.
     verdict: Option<Outcome>,
     until: Option<Until>,
+    /// The attempts before this one.
+    earlier: Vec<Attempt>,
 }
 
 /// When the call's time is over.
@@ -55,14 +57,16 @@ impl Until {
 }
 
 impl Body {
-    /// The body of an answer whose head was read. `until`: when the call's time is over.
+    /// The body of an answer whose head was read. `until`: when the call's time is over; `earlier`: the
+    /// attempts before this one.
     pub(crate) fn new(
         incoming: Incoming,
         flight: Flight,
         verdict: Option<Outcome>,
         until: Option<Until>,
+        earlier: Vec<Attempt>,
     ) -> Self {
-        let mut open = Open { incoming, flight: Some(flight), verdict, until };
+        let mut open = Open { incoming, flight: Some(flight), verdict, until, earlier };
         // A gRPC answer that ends with its head and tells no status is an error, and read as one.
         if http_body::Body::is_end_stream(&open.incoming) && !open.is_broken() {
             open.ended();
@@ -116,17 +120,20 @@ impl Open {
         let Some(flight) = self.flight.take() else { return failure.into_error() };
         let (service, attempt) = (flight.shared().service.clone(), flight.attempt(&failure));
         flight.fail(&failure);
-        failure.into_error().with_service(&service).with_attempts(vec![attempt])
+        let attempts = self.earlier.drain(..).chain([attempt]).collect();
+        failure.into_error().with_service(&service).with_attempts(attempts)
     }
 
     fn poll_until(&mut self, cx: &mut Context<'_>) -> Poll<Result<Frame<Bytes>, CallError>> {
         // Once its verdict is known the answer is over but for the caller's reading.
-        let Some(flight) = &mut self.flight else { return Poll::Pending };
+        let Self { flight, until, earlier, .. } = self;
+        let Some(flight) = flight else { return Poll::Pending };
         flight.answered();
-        let Some(until) = &mut self.until else { return Poll::Pending };
+        let Some(until) = until else { return Poll::Pending };
         until.poll(cx).map(|()| {
             let error = until.passed().with_service(&flight.shared().service);
-            Err(error.with_attempts(vec![flight.out_of_time()]))
+            let attempts = earlier.drain(..).chain([flight.out_of_time()]).collect();
+            Err(error.with_attempts(attempts))
         })
     }
 }

@@ -161,14 +161,14 @@ impl Call {
                     let node = flight.node();
                     let next = self.after(&unavailable.trouble, &node);
                     self.note(&node, AttemptPhase::Exchange, began, &unavailable.code, next.words());
-                    let Next::Retry(pause) = next else { return Ok(self.answer(answer, flight, verdict)) };
+                    let Next::Retry(pause) = next else { return Ok(self.handed_on(answer, flight, verdict)) };
                     self.avoid.push(node.key().clone());
                     self.failed.push(node.key().clone());
                     self.pause(pause).await;
                     // There is an answer to fall back on, so another node is not waited for.
                     chosen = choose::choose_now(&self.shared, &self.wish(true)).map(|f| (f, Instant::now()));
                     if chosen.is_none() {
-                        return Ok(self.answer(answer, flight, verdict));
+                        return Ok(self.handed_on(answer, flight, verdict));
                     }
                     drop(answer);
                     flight.finish(Outcome::Failure, false);
@@ -177,6 +177,17 @@ impl Call {
             };
             insist = matches!(next, Next::Retry(_));
         }
+    }
+
+    /// The answer of the attempt that was noted last.
+    fn handed_on(
+        &self,
+        answer: Response<Incoming>,
+        flight: Flight,
+        verdict: Option<Outcome>,
+    ) -> Response<Body> {
+        let earlier = self.attempts.split_last().map_or(&[][..], |(_itself, earlier)| earlier);
+        self.answer(answer, flight, verdict, earlier)
     }
 
     fn after(&mut self, trouble: &Trouble, node: &Node) -> Next {

@@ -10,7 +10,7 @@ use tokio::time::{self, Instant};
 
 use super::{Call, Came};
 use crate::{
-    Body, Protocol,
+    Attempt, Body, Protocol,
     body::Until,
     expiry::Expiry,
     failure::Failure,
@@ -70,7 +70,9 @@ impl Call {
             Head::Answer { verdict, unavailable: Some(unavailable) } => {
                 Came::Unavailable(answer, flight, verdict, unavailable)
             }
-            Head::Answer { verdict, unavailable: None } => Came::Answer(self.answer(answer, flight, verdict)),
+            Head::Answer { verdict, unavailable: None } => {
+                Came::Answer(self.answer(answer, flight, verdict, &self.attempts))
+            }
         }
     }
 
@@ -103,14 +105,16 @@ impl Call {
         }
     }
 
+    /// An answer for the caller; `earlier`: the attempts before it.
     pub(super) fn answer(
         &self,
         answer: Response<Incoming>,
         flight: Flight,
         verdict: Option<Outcome>,
+        earlier: &[Attempt],
     ) -> Response<Body> {
         let until = self.deadline.body().map(|bound| Until::new(*bound, self.rule.clone()));
-        answer.map(|incoming| Body::new(incoming, flight, verdict, until))
+        answer.map(|incoming| Body::new(incoming, flight, verdict, until, earlier.to_vec()))
     }
 
     /// The request of one attempt.

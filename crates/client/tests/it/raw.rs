@@ -249,6 +249,28 @@ async fn a_body_that_breaks_is_our_error_with_the_cause_behind_it() {
 }
 
 #[tokio::test]
+async fn an_answer_that_breaks_after_another_attempt_lists_both() {
+    let (refuses, breaks) =
+        (Raw::start(Script::Refuse(usize::MAX)).await, Raw::start(Script::BreakBody).await);
+    let channel = registry(&[&refuses, &breaks]).channel();
+    channel.ready().await.unwrap();
+    for _ in 0..100 {
+        let error = text(channel.post("/")).await.unwrap_err();
+        if refuses.streams() > 0 {
+            let codes: Vec<_> =
+                error.attempts().iter().map(|attempt| (&*attempt.code, attempt.then)).collect();
+            let expected = [
+                ("stream refused", "re-routed"),
+                ("stream reset INTERNAL_ERROR", "no retry: the answer had begun"),
+            ];
+            assert_eq!(codes, expected, "{error}");
+            return;
+        }
+    }
+    panic!("the one that refuses was never met");
+}
+
+#[tokio::test]
 async fn an_explicit_limit_spans_the_body() {
     let peer = Raw::start(Script::GoAwayWhenTold).await;
     let channel = registry(&[&peer]).channel();
