@@ -54,8 +54,13 @@ impl Member {
 
     /// Whether it is the same node, by the same record, of the same weight.
     pub(crate) fn is(&self, other: &Self) -> bool {
-        let alike = Arc::ptr_eq(self.node(), other.node()) && Arc::ptr_eq(self.instance(), other.instance());
-        alike && self.weight == other.weight
+        let same = self.has_node_of(other) && address(&self.instance) == address(&other.instance);
+        same && self.weight == other.weight
+    }
+
+    /// Whether it is the same node.
+    pub(crate) fn has_node_of(&self, other: &Self) -> bool {
+        address(&self.node) == address(&other.node)
     }
 
     /// Moves it out of a list that nobody reads.
@@ -63,6 +68,10 @@ impl Member {
         let Self { weight, takes_calls, .. } = *self;
         Self { node: self.node.take(), instance: self.instance.take(), weight, takes_calls }
     }
+}
+
+fn address<T>(held: &Option<Arc<T>>) -> Option<*const T> {
+    held.as_ref().map(Arc::as_ptr)
 }
 
 impl fmt::Debug for Member {

@@ -33,15 +33,19 @@ impl Roster {
     /// The members of `wanted`, in its order.
     pub fn list<'a>(&mut self, wanted: impl ExactSizeIterator<Item = &'a Member> + Clone) -> Arc<[Member]> {
         let Some(mut spare) = self.spare.take() else { return wanted.cloned().collect() };
-        let is_node = |(a, b): (&Member, &Member)| Arc::ptr_eq(a.node(), b.node());
-        let same = spare.len() == wanted.len() && spare.iter().zip(wanted.clone()).all(is_node);
         let Some(members) = Arc::get_mut(&mut spare) else { return wanted.cloned().collect() };
-        if same {
-            for (member, wanted) in members.iter_mut().zip(wanted) {
-                if !member.is(wanted) {
-                    *member = wanted.clone();
-                }
+        // Nearly always the same nodes stay.
+        let restated = |(member, wanted): (&mut Member, &Member)| {
+            if member.is(wanted) {
+                return true;
             }
+            let stays = member.has_node_of(wanted);
+            if stays {
+                *member = wanted.clone();
+            }
+            stays
+        };
+        if members.len() == wanted.len() && members.iter_mut().zip(wanted.clone()).all(restated) {
             return spare;
         }
         let mut from = 0;
