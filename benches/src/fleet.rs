@@ -54,14 +54,13 @@ pub(crate) fn node(instance: &Instance, peers: &Arc<Peers>, attachment: &Arc<()>
 
 const HOUR: std::time::Duration = std::time::Duration::from_secs(3600);
 
-/// `count` members with connected nodes of one cluster, sorted by id.
+/// `count` members with connected nodes of one cluster, sorted by id. As in a client, all records are there
+/// before the first node is made.
 pub(crate) fn members(count: usize) -> Result<Vec<Member>, BoxError> {
     let peers = Peers::new(now);
     let attachment = Arc::new(());
-    (0..count)
-        .map(|index| {
-            let instance = instance(index)?;
-            Ok(Member::new(node(&instance, &peers, &attachment), Arc::new(instance)))
-        })
-        .collect()
+    let records = (0..count).map(|index| Ok(Arc::new(instance(index)?)));
+    let records = records.collect::<Result<Vec<_>, BoxError>>()?;
+    let member = |record: Arc<_>| Member::new(node(&record, &peers, &attachment), record);
+    Ok(records.into_iter().map(member).collect())
 }

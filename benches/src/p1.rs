@@ -26,35 +26,28 @@ use crate::{
     cpu,
     fleet::{self, Chance},
     rounds::Rounds,
-    verdict::Verdict,
+    verdict::{Findings, Mode, Verdict},
 };
 
 const ROUNDS: usize = 15;
 const SIZES: [usize; 3] = [3, 100, 10_000];
-const CALLS: usize = 100_000;
+const CALLS: usize = 300_000;
 
-pub(crate) fn run() -> Verdict {
-    match measure() {
-        Ok(verdict) => verdict,
-        Err(error) => Verdict::unusable(format!("P1: {error}")),
-    }
-}
-
-fn measure() -> Result<Verdict, BoxError> {
+pub(crate) fn run(mode: Mode) -> Result<Verdict, BoxError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
     let _entered = runtime.enter();
-    let (mut texts, mut misses) = (Vec::new(), Vec::new());
-    let (mut medians, mut uneven) = (Vec::new(), Vec::new());
+    let (rounds, calls) = (mode.rounds(ROUNDS), mode.of(CALLS, 1_000));
+    let (mut findings, mut medians) = (Findings::new(mode), Vec::new());
     for size in SIZES {
         let picker = ours(size)?;
         let tower = Mutex::new(theirs(size));
-        let [mut one, mut peer_one, mut two, mut peer_two] = [const { Vec::new() }; 4];
-        for round in 0..ROUNDS + 1 {
+        let [mut one, mut peer_one, mut two, mut peer_two] = [const { Rounds::new() }; 4];
+        for round in 0..rounds + 1 {
             let figures = [
-                pick_and_record(&*picker, CALLS),
-                tower_call(&tower, CALLS),
-                in_two(|| pick_and_record(&*picker, CALLS)),
-                in_two(|| tower_call_locked(&tower, CALLS)),
+                pick_and_record(&*picker, calls),
+                tower_call(&tower, calls),
+                in_two(calls, || pick_and_record(&*picker, calls)),
+                in_two(calls, || tower_call_locked(&tower, calls)),
             ];
             // The first round warms up.
             if round > 0 {
@@ -64,33 +57,26 @@ fn measure() -> Result<Verdict, BoxError> {
                 peer_two.push(figures[3]);
             }
         }
-        let [one, peer_one, two, peer_two] = [one, peer_one, two, peer_two].map(Rounds::from_iter);
-        if peer_one.spread().swing() > 0.1 {
-            uneven.push(format!("N={size}"));
-        }
         let (ratio, ratio_two) = (one.over(&peer_one).spread(), two.over(&peer_two).spread());
-        texts.push(format!(
+        findings.text(format!(
             "N={size} {ratio} ({:.0} / {:.0} ns), 2 threads {ratio_two}",
             one.median(),
             peer_one.median()
         ));
-        if ratio.median > 0.35 {
-            misses.push(format!("N={size} above 0.35"));
-        }
-        if size >= 100 && ratio_two.median > 0.5 {
-            misses.push(format!("N={size} in 2 threads above 0.5"));
+        let place = format!("N={size}");
+        findings.at_most(ratio.median, 0.35, &place);
+        findings.steady(peer_one.spread(), &place);
+        if size >= 100 {
+            let place = format!("N={size} in 2 threads");
+            findings.at_most(ratio_two.median, 0.5, &place);
+            findings.steady(peer_two.spread(), &place);
         }
         medians.push(one.median());
     }
     let growth = medians[2] / medians[1];
-    if growth > 1.3 {
-        misses.push("10k / 100 above 1.3".into());
-    }
-    let line = format!(
-        "P1 pick + record, ours / tower p2c + peak-EWMA, {ROUNDS} rounds: {}; 10k / 100 {growth:.2}",
-        texts.join("; ")
-    );
-    Ok(Verdict::judged(&line, &misses, &uneven))
+    findings.text(format!("10k / 100 {growth:.2}"));
+    findings.at_most(growth, 1.3, &"10k / 100");
+    Ok(findings.verdict(&format!("P1 pick + record, ours / tower p2c + peak-EWMA, {rounds} rounds")))
 }
 
 /// A picker over `size` nodes of about 10 ms, a tenth of them ejected for the whole run.
@@ -198,11 +184,11 @@ fn tower_call_locked(tower: &Mutex<Tower>, calls: usize) -> f64 {
 }
 
 /// Nanoseconds per call of two threads that do the same at once, by the wall clock: waiting for a lock counts.
-fn in_two(work: impl Fn() -> f64 + Sync) -> f64 {
+fn in_two(calls: usize, work: impl Fn() -> f64 + Sync) -> f64 {
     let began = Instant::now();
     thread::scope(|scope| {
         scope.spawn(&work);
         scope.spawn(&work);
     });
-    began.elapsed().as_nanos() as f64 / (2 * CALLS) as f64
+    began.elapsed().as_nanos() as f64 / (2 * calls) as f64
 }

@@ -23,7 +23,10 @@ use meshwork_testkit::{etcd, ports::Port};
 use tokio::time;
 use tokio_util::sync::CancellationToken;
 
-use crate::{rounds::Rounds, verdict::Verdict};
+use crate::{
+    rounds::Rounds,
+    verdict::{Findings, Mode, Verdict},
+};
 
 const PUTS: usize = 1_000;
 const WARM_UP: usize = 20;
@@ -37,13 +40,9 @@ const PUTS_IN_A_ROW: usize = 300;
 const CALM: Duration = Duration::from_millis(45);
 const LIMIT: Duration = Duration::from_secs(10);
 
-pub(crate) fn run() -> Verdict {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-    let measured = runtime.map_err(BoxError::from).and_then(|runtime| runtime.block_on(measure()));
-    match measured {
-        Ok(verdict) => verdict,
-        Err(error) => Verdict::unusable(format!("P6: {error}")),
-    }
+pub(crate) fn run(mode: Mode) -> Result<Verdict, BoxError> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    runtime.block_on(measure(mode))
 }
 
 /// When each id was first seen.
@@ -76,7 +75,8 @@ impl Policy for Noting {
     }
 }
 
-async fn measure() -> Result<Verdict, BoxError> {
+async fn measure(mode: Mode) -> Result<Verdict, BoxError> {
+    let (puts, puts_in_a_row) = mode.of((PUTS, PUTS_IN_A_ROW), (20, 10));
     let server = etcd::Etcd::single().start().await?;
     let endpoints = server.endpoints();
     let native = Native::new("meshwork")?;
@@ -93,8 +93,8 @@ async fn measure() -> Result<Verdict, BoxError> {
     let mut client = etcd_client::Client::connect(&endpoints, None).await?;
 
     let [mut bare, mut own, mut total, mut in_a_row] = [const { Rounds::new() }; 4];
-    for round in 0..WARM_UP + PUTS + PUTS_IN_A_ROW {
-        let is_calm = round < WARM_UP + PUTS;
+    for round in 0..WARM_UP + puts + puts_in_a_row {
+        let is_calm = round < WARM_UP + puts;
         if is_calm {
             time::sleep(CALM).await;
         }
@@ -127,22 +127,17 @@ async fn measure() -> Result<Verdict, BoxError> {
         client.delete(key, None).await?;
     }
     let shown = |rounds: &Rounds| format!("p50 {:.2} p99 {:.2} ms", rounds.median(), rounds.quantile(0.99));
-    let mut misses = Vec::new();
-    if own.quantile(0.99) > 1.0 {
-        misses.push("t2-t1 above 1 ms".to_owned());
-    }
-    if total.quantile(0.99) > 20.0 {
-        misses.push("t3-t0 above 20 ms".to_owned());
-    }
-    let line = format!(
-        "P6 {PUTS} etcd puts, each after {CALM:?} of calm: bare watch t1-t0 {}; own t2-t1 {}; first answer \
-         t3-t0 {} ({PUTS_IN_A_ROW} more without calm, so gathered for 20 ms: {})",
-        shown(&bare),
-        shown(&own),
-        shown(&total),
-        shown(&in_a_row)
-    );
-    Ok(Verdict::measured(&line, &misses))
+    let mut findings = Findings::new(mode);
+    findings.text(format!("bare watch t1-t0 {}", shown(&bare)));
+    findings.text(format!("own t2-t1 {}", shown(&own)));
+    let calmly = shown(&total);
+    let gathered = shown(&in_a_row);
+    findings.text(format!(
+        "first answer t3-t0 {calmly} ({puts_in_a_row} more without calm, so gathered for 20 ms: {gathered})"
+    ));
+    findings.at_most(own.quantile(0.99), 1.0, &"ms of t2-t1 p99");
+    findings.at_most(total.quantile(0.99), 20.0, &"ms of t3-t0 p99");
+    Ok(findings.verdict(&format!("P6 {puts} etcd puts, each after {CALM:?} of calm")))
 }
 
 /// Milliseconds, negative when `later` was earlier.

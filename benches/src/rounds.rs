@@ -58,6 +58,11 @@ impl Spread {
     pub(crate) fn swing(&self) -> f64 {
         (self.upper - self.lower) / self.median
     }
+
+    /// The same the other way round: what was a cost is a yield.
+    pub(crate) fn inverse(self) -> Self {
+        Self { lower: 1.0 / self.upper, median: 1.0 / self.median, upper: 1.0 / self.lower }
+    }
 }
 
 impl fmt::Display for Spread {

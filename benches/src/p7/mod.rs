@@ -1,22 +1,21 @@
-//! P7: memory per endpoint, by resident set, from none to ten thousand.
+//! P7: memory per endpoint, by resident set, from none to ten thousand; and what watching costs when nothing
+//! happens.
+
+mod idle;
 
 use std::{hint::black_box, sync::Arc};
 
 use meshwork_balance::{Member, Node, P2c, Peers, Policy};
 use meshwork_core::{BoxError, Decoder, Instance, encode};
 
-use crate::{fleet, verdict::Verdict};
+use crate::{
+    fleet,
+    verdict::{Findings, Mode, Verdict},
+};
 
 const ENDPOINTS: usize = 10_000;
 
-pub(crate) fn run() -> Verdict {
-    match measure() {
-        Ok(verdict) => verdict,
-        Err(error) => Verdict::unusable(format!("P7: {error}")),
-    }
-}
-
-fn measure() -> Result<Verdict, BoxError> {
+pub(crate) fn run(mode: Mode) -> Result<Verdict, BoxError> {
     let texts: Vec<Vec<u8>> = (0..ENDPOINTS)
         .map(|index| encode(&fleet::instance(index)?).map_err(|refusal| refusal.to_string().into()))
         .collect::<Result<_, BoxError>>()?;
@@ -54,17 +53,20 @@ fn measure() -> Result<Verdict, BoxError> {
     let each = |from: usize, to: usize| to.saturating_sub(from) / ENDPOINTS;
     let (record, node) = (each(empty, with_records), each(with_records, with_nodes));
     let (index, all) = (each(with_nodes, with_picker), each(empty, with_picker));
-    let mut misses = Vec::new();
-    if node > 256 {
-        misses.push("node above 256 B".into());
-    }
-    if all > 1024 {
-        misses.push("endpoint above 1 KiB".into());
-    }
-    let line = format!(
-        "P7 memory per endpoint at {ENDPOINTS} (records of {bytes} B JSON): record {record} B, node {node} B, member and picker {index} B, all {all} B"
-    );
-    Ok(Verdict::measured(&line, &misses))
+    let mut findings = Findings::new(mode);
+    findings.text(format!("record {record} B"));
+    findings.text(format!("node {node} B"));
+    findings.text(format!("member and picker {index} B"));
+    findings.text(format!("all {all} B"));
+    findings.at_most(node as f64, 256.0, &"B of a node");
+    findings.at_most(all as f64, 1024.0, &"B of an endpoint");
+    let idle = idle::measure(mode)?;
+    findings.text(format!(
+        "{} services watched in etcd, a channel to each, nobody calls: {idle:.2} % of a core",
+        idle::SERVICES
+    ));
+    findings.at_most(idle, 0.5, &"% of a core when idle");
+    Ok(findings.verdict(&format!("P7 memory per endpoint at {ENDPOINTS} (records of {bytes} B JSON)")))
 }
 
 /// The resident set of this process in bytes.

@@ -8,25 +8,19 @@ use std::{
 
 use meshwork_core::BoxError;
 
-use super::Order;
+use super::{Figures, Order};
 
-pub(super) struct Child {
+pub(crate) struct Child {
     process: process::Child,
     input: Option<ChildStdin>,
     output: BufReader<ChildStdout>,
 }
 
-/// Microseconds per call.
-pub(super) struct Figures {
-    pub(super) cpu: f64,
-    pub(super) elapsed: f64,
-}
-
 impl Child {
-    pub(super) fn start(role: &str, addr: Option<&str>) -> Result<Self, BoxError> {
+    /// Starts this binary with these arguments.
+    pub(crate) fn start(args: &[&str]) -> Result<Self, BoxError> {
         let mut process = Command::new(std::env::current_exe()?)
-            .arg(role)
-            .args(addr)
+            .args(args)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()?;
@@ -36,7 +30,7 @@ impl Child {
     }
 
     /// Its next line; an error when it has ended.
-    pub(super) fn read(&mut self) -> Result<String, BoxError> {
+    pub(crate) fn read(&mut self) -> Result<String, BoxError> {
         let mut line = String::new();
         if self.output.read_line(&mut line)? == 0 {
             return Err("a child process has ended; its error stands above".into());
@@ -44,13 +38,22 @@ impl Child {
         Ok(line.trim_end().to_owned())
     }
 
-    pub(super) fn round(&mut self, order: Order) -> Result<Figures, BoxError> {
+    /// Gives it a line and waits for the answer.
+    pub(crate) fn ask(&mut self, line: &str) -> Result<String, BoxError> {
         let input = self.input.as_mut().ok_or("a child without input")?;
-        writeln!(input, "{} {} {}", order.concurrency, order.calls, order.bytes)?;
+        writeln!(input, "{line}")?;
         input.flush()?;
-        let line = self.read()?;
-        let (cpu, elapsed) = line.split_once(' ').ok_or("a child's answer has two figures")?;
-        Ok(Figures { cpu: cpu.parse()?, elapsed: elapsed.parse()? })
+        self.read()
+    }
+
+    /// Has it make the calls of an order.
+    pub(crate) fn slice(&mut self, order: Order) -> Result<Figures, BoxError> {
+        let line = self.ask(&format!("{} {} {}", order.concurrency, order.calls, order.bytes))?;
+        let words: Vec<&str> = line.split(' ').collect();
+        let [cpu, elapsed, connections] = words[..] else {
+            return Err(format!("an answer has three figures, not `{line}`").into());
+        };
+        Ok(Figures { cpu: cpu.parse()?, elapsed: elapsed.parse()?, connections: connections.parse()? })
     }
 }
 
