@@ -57,8 +57,11 @@ enum Task {
     },
     /// One performance experiment, built for release
     Bench {
-        /// Its name, for instance P2
+        /// Its name, for instance P2; A1 counts the allocations of a call
         name: String,
+        /// Only show that it runs
+        #[arg(long)]
+        quick: bool,
     },
 }
 
@@ -121,7 +124,7 @@ fn main() -> ExitCode {
             };
             return parts::scenario_alone(n, length);
         }
-        Task::Bench { name } => return parts::bench(&name),
+        Task::Bench { name, quick } => return parts::bench(&name, quick),
     }
     table.print();
     table.exit_code()

@@ -169,21 +169,19 @@ pub(crate) fn list_scenarios() -> ExitCode {
     })
 }
 
-/// One experiment in the foreground, built for release.
-pub(crate) fn bench(name: &str) -> ExitCode {
+/// One experiment in the foreground, built for release. `quick`: only to show that it runs.
+pub(crate) fn bench(name: &str, quick: bool) -> ExitCode {
     alone(|| {
         protoc::provide()?;
         let servers = Provided { etcd: Some(etcd::provide()?), ..Provided::default() };
-        let mut command = workspace::cargo(&[
-            "run",
-            "--release",
-            "--package",
-            "meshwork-benches",
-            "--bin",
-            "bench",
-            "--",
-            name,
-        ]);
+        // Its allocator counts, which would slow the others down.
+        let counts = name.eq_ignore_ascii_case("A1");
+        let binary = if counts { "allocations" } else { "bench" };
+        let mut command =
+            workspace::cargo(&["run", "--release", "--package", "meshwork-benches", "--bin", binary]);
+        if !counts {
+            command.args(["--", name]).args(quick.then_some("--quick"));
+        }
         run::shown(servers.tell(&mut command))
     })
 }
