@@ -310,7 +310,7 @@ mod tests {
         let link = Arc::new(Link::new(key.clone(), Protocol::Http2, Arc::clone(&record), None, 2));
         let arrival = meshwork_balance::Arrival::new(shared.clock.now());
         let attachment: Arc<Link> = Arc::clone(&link);
-        let node = Node::new(key, attachment, &shared.peers, arrival);
+        let node = Node::new(key, attachment, shared.peers(meshwork_core::Scheme::Grpc), arrival);
         link.tie(&node);
         let picker = RoundRobin::default().picker(Arc::from([Member::new(Arc::clone(&node), record)]));
         let goings: [fn(&Link); 3] = [
