@@ -13,8 +13,9 @@ use crate::{CallError, CallErrorKind, Io};
 
 /// How long the next address waits for the one before it (RFC 8305, "Connection Attempt Delay").
 const STAGGER: Duration = Duration::from_millis(250);
-/// How long sent bytes may stay unacknowledged before the kernel gives the connection up.
-const USER_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long sent bytes may stay unacknowledged before the kernel gives the connection up. It looks only when it sends
+/// again or asks whether the peer lives, seconds later at times, and 20 s after the last sign of life all must be over.
+const USER_TIMEOUT: Duration = Duration::from_secs(16);
 /// How long a connection is silent before the kernel asks whether the peer lives.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 /// The most addresses of one name that are tried.
@@ -85,7 +86,8 @@ pub trait Connect: Send + Sync + 'static {
 
 const _: fn(Box<dyn Connect>) = |_| {};
 
-/// Plain TCP: no delay, keep-alive, and 20 s for unacknowledged bytes.
+/// Plain TCP: no delay, keep-alive, and 16 s for unacknowledged bytes, so that a peer that is silent for 20 s is given
+/// up.
 #[derive(Clone, Debug, Default)]
 pub struct TcpConnect(());
 
