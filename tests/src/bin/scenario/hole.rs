@@ -20,7 +20,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use self::link::Stage;
 use crate::{
-    clients::{Clients, Mark, leave, share_after, tail, timed_out},
+    clients::{Clients, Mark, failed, leave, share_after, tail},
     frozen::{ATTEMPT, MAX, P99, TIME_OUTS},
 };
 
@@ -106,9 +106,10 @@ async fn part(
         let report = load.report().await;
         judge.told(name, format_args!("calls {}", report.calls().len()));
         match n {
-            0 => timed_out(&report, TIME_OUTS, judge),
+            // Calls that are under way when the connection is given up count as well.
+            0 => failed(&report, TIME_OUTS, judge),
             _ => {
-                timed_out(&report, 0, judge);
+                failed(&report, 0, judge);
                 tail(&report, P99, MAX, judge);
             }
         }
