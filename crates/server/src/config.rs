@@ -35,6 +35,10 @@ pub struct ServerConfig {
     pub max_header_bytes: u32,
     /// Most HTTP/2 streams open on one connection. Default 1 024.
     pub max_concurrent_streams: u32,
+    /// Most requests of one connection that may be cancelled within a second before they are answered; one more
+    /// closes the connection. Each costs a handler its start, and its caller next to nothing (CVE-2023-44487).
+    /// Default 4 096.
+    pub max_cancelled_requests: u32,
     /// Most bytes of one HTTP request body; a larger one is answered with 413. gRPC messages have tonic's
     /// own limit. Default none.
     pub max_body_bytes: Option<u64>,
@@ -92,6 +96,7 @@ impl Default for ServerConfig {
             body_idle_timeout: Duration::from_secs(30),
             max_header_bytes: 64 * 1024,
             max_concurrent_streams: 1024,
+            max_cancelled_requests: 4096,
             max_body_bytes: None,
             max_deadline: Duration::from_secs(60),
             default_deadline: None,

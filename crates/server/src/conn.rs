@@ -19,10 +19,6 @@ use crate::{
     shared::{Shared, Stage},
 };
 
-/// Most requests of a connection that may be cancelled within a second. Each costs a handler its start: opening
-/// and resetting streams as fast as they go is an attack (CVE-2023-44487).
-const MOST_CANCELLED: u32 = 4096;
-
 /// One connection, shared by its task, its socket and its requests.
 #[derive(Debug)]
 pub(crate) struct Conn {
@@ -160,7 +156,8 @@ impl Conn {
             self.cancelling.store(now, Relaxed);
             self.cancelled.store(0, Relaxed);
         }
-        if self.cancelled.fetch_add(1, Relaxed) >= MOST_CANCELLED && !self.wasted.swap(true, Relaxed) {
+        let most = self.shared.config.max_cancelled_requests;
+        if self.cancelled.fetch_add(1, Relaxed) >= most && !self.wasted.swap(true, Relaxed) {
             self.waker.wake();
         }
     }

@@ -15,7 +15,7 @@ use crate::{
 /// Most connections that wait to be accepted; the kernel may allow fewer.
 const BACKLOG: u32 = 4096;
 /// How long the search for the owner of a port in use may take.
-const OWNER_TIMEOUT: Duration = Duration::from_millis(500);
+const OWNER_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A bound port. Connections wait in it until it is served.
 #[derive(Debug)]

@@ -10,7 +10,7 @@ use tokio::{
     time::{self, Instant},
 };
 
-use crate::support::{Fixture, LIMIT, ask, h2, request, start, until};
+use crate::support::{Fixture, LIMIT, ask, config, h2, request, start, start_with, until};
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 /// `GET /hang` in HPACK: three entries of the static table, then a path and an authority.
@@ -100,27 +100,28 @@ async fn streams_opened_and_reset_at_once_begin_no_handler() {
 }
 
 #[tokio::test]
-async fn thousands_of_streams_reset_after_they_began_cost_the_connection() {
-    let fixture = start(services()).await;
+async fn more_streams_reset_after_they_began_than_allowed_cost_the_connection() {
+    let fixture = start_with(config(|config| config.max_cancelled_requests = 700), services()).await;
     let mut stream = attacker(&fixture).await;
     let mut next = 1;
     let end = Instant::now() + LIMIT;
     // The reader sees the end; the writer may be the first to.
     while fixture.stats.connections_wasted_total() == 0 {
         assert!(Instant::now() < end, "{} requests begun", fixture.stats.requests_total());
-        let streams = || (0..500).map(|nth| next + 2 * nth);
+        let streams = || (0..400).map(|nth| next + 2 * nth);
         let begun = fixture.stats.requests_total();
         if stream.write_all(&streams().flat_map(opened).collect::<Vec<_>>()).await.is_err() {
             break;
         }
-        until("they have begun", || fixture.stats.requests_total() >= begun + 500).await;
+        until("they have begun", || fixture.stats.requests_total() >= begun + 400).await;
         drop(stream.write_all(&streams().flat_map(reset).collect::<Vec<_>>()).await);
         until("they are over", || fixture.stats.requests_in_flight() == 0).await;
-        next += 1000;
+        next += 800;
     }
     println!("closed after {} requests", fixture.stats.requests_total());
     until("it is closed", || fixture.stats.connections() == 0).await;
-    assert!(fixture.stats.requests_total() <= 3 * 4096);
+    // On a slow machine a second may end between two bursts.
+    assert!(fixture.stats.requests_total() <= 4 * 700);
     assert_serves(&fixture).await;
 }
 
