@@ -109,7 +109,7 @@ where
     }
     let lane = options.lane.as_ref().or(inherited.lane.as_ref());
     let subset = rule.asks(lane.map(|lane| &**lane));
-    let keyed = || hash_of(head.headers.get(rule.hash_header.as_ref()?)?.as_bytes()).into();
+    let keyed = || Some(hash_of(head.headers.get(rule.hash_header.as_ref()?)?.as_bytes()));
     let hash = options.hash.or_else(keyed);
     write_context(&mut head.headers, &said, &options, inherited);
     let allowed = Allowed {
