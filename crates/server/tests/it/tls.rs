@@ -301,6 +301,29 @@ async fn a_drain_finishes_what_is_in_flight_says_goodbye_and_leaves_handshakes_b
 }
 
 #[tokio::test]
+async fn a_websocket_is_told_through_tls_that_the_drain_has_begun() {
+    let authority = Authority::new();
+    let router = Router::new().route("/socket", route_get(crate::work::websocket));
+    let services = Services::new().http(router);
+    let fixture = start_on(authority.listener(None).await, ServerConfig::default(), services).await;
+    let mut socket = authority.client(None, &[]).connect(fixture.addr).await.unwrap();
+    let upgrade = "GET /socket HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
+    socket.write_all(upgrade.as_bytes()).await.unwrap();
+    let mut seen = Vec::new();
+    while !seen.ends_with(b"\x81\x02hi") {
+        seen.push(time::timeout(LIMIT, socket.read_u8()).await.unwrap().unwrap());
+    }
+    let drain = tokio::spawn(fixture.serving.drain(within(LIMIT)));
+    let mut goodbye = [0; 4];
+    time::timeout(LIMIT, socket.read_exact(&mut goodbye)).await.unwrap().unwrap();
+    assert_eq!(goodbye, [0x88, 2, 0x03, 0xe9]);
+    socket.write_all(b"\x88\x82\0\0\0\0\x03\xe9").await.unwrap();
+    assert_eq!(time::timeout(LIMIT, socket.read_to_end(&mut Vec::new())).await.unwrap().unwrap(), 0);
+    let report = drain.await.unwrap();
+    assert!(report.cut_total == 0 && report.took < Duration::from_secs(4), "{report:?}");
+}
+
+#[tokio::test]
 async fn a_hung_handler_and_one_that_never_reads_are_cut_at_the_deadline_through_tls() {
     let authority = Authority::new();
     let big = Router::new().route("/big", route_get(|| async { vec![0u8; 64 << 20] }));

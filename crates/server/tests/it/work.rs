@@ -106,7 +106,7 @@ async fn poll() -> &'static str {
 }
 
 /// Says hi, and answers a close frame.
-async fn websocket(request: Request) -> Response {
+pub(crate) async fn websocket(request: Request) -> Response {
     tokio::spawn(async move {
         let mut socket = TokioIo::new(hyper::upgrade::on(request).await.unwrap());
         socket.write_all(b"\x81\x02hi").await.unwrap();
