@@ -267,7 +267,7 @@ async fn a_set_that_changes_a_thousand_times_a_second_fails_no_call() {
     let end = Instant::now() + Duration::from_secs(1);
     let mut calls = JoinSet::new();
     let mut changes = 0;
-    while Instant::now() < end {
+    while Instant::now() < end || changes < 300 {
         // One goes and comes; the two others stay or change their weight.
         let (gone, changed) = (changes % 3, (changes / 3) % 3);
         registry.set((0..3).filter(|nth| *nth != gone).map(|nth| {
@@ -282,7 +282,6 @@ async fn a_set_that_changes_a_thousand_times_a_second_fails_no_call() {
     let results = calls.join_all().await;
     let failed: Vec<_> = results.iter().filter_map(|result| result.as_ref().err()).collect();
     assert!(failed.is_empty(), "{} of {} failed: {}", failed.len(), results.len(), failed[0]);
-    assert!(changes > 100, "{changes}");
     registry.set([record(0)]);
     until("one is left and nothing hangs on the others", || {
         channel.nodes().len() == 1 && peers[1].open() + peers[2].open() == 0

@@ -137,7 +137,7 @@ async fn goaways_with_streams_open_under_load_fail_no_call_and_no_stream() {
         });
     }
     let mut calls = JoinSet::new();
-    while Instant::now() < end {
+    while Instant::now() < end || calls.len() < 300 {
         // A POST is never retried.
         calls.spawn(text(channel.post("/")));
         time::sleep(MS).await;
@@ -145,7 +145,6 @@ async fn goaways_with_streams_open_under_load_fail_no_call_and_no_stream() {
     let results = calls.join_all().await;
     let failed: Vec<_> = results.iter().filter_map(|result| result.as_ref().err()).collect();
     assert!(failed.is_empty(), "{} of {} failed: {}", failed.len(), results.len(), failed[0]);
-    assert!(results.len() > 200, "{}", results.len());
     assert!(streams.join_all().await.into_iter().sum::<i32>() >= 8);
     let connections = connections.load(Ordering::SeqCst);
     assert!(connections >= 5, "{connections} connections");
@@ -160,7 +159,8 @@ async fn a_peer_that_closes_idle_connections_just_as_calls_come_fails_none_of_a_
     let (addr, _server) = ageing(Duration::from_millis(AGE), Arc::default()).await;
     let mut channels = JoinSet::new();
     for nth in 0..40_u64 {
-        let channel = Registry::of([foreign("users-1", "grpc", addr)]).channel();
+        // It waits for a connection however long that takes on a busy machine.
+        let channel = Registry::of([foreign("users-1", "grpc", addr)]).channel().wait_for_ready(true);
         channels.spawn(async move {
             for call in 0..25 {
                 // A POST is never retried: what is saved here was not delivered.

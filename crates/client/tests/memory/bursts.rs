@@ -15,6 +15,9 @@ use tokio::{net::TcpListener, sync::Barrier, task::JoinSet, time};
 
 use crate::{Client, KIB, MIB, MS, channel, nobody_panicked, peers, record};
 
+/// Three hundred dials at a time take both processors.
+const PATIENT: Duration = Duration::from_secs(30);
+
 /// A server that sends back what it gets; `/all` only when so many calls are there.
 async fn serve(all: usize) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -56,7 +59,7 @@ fn ten_thousand_calls_at_a_time_leave_nothing_once_it_is_calm() {
     const COUNT: usize = 10_000;
     let (peers, client, small) = (peers(), Client::new(), Bytes::from_static(b"small"));
     let addr = peers.block_on(serve(COUNT));
-    let channel = channel(&[record("users-1", "grpc", addr)]);
+    let channel = channel(&[record("users-1", "grpc", addr)], PATIENT);
     let ((), first) = client.measure(async {
         calls(|_| channel.clone(), "/", &small, 10).await;
         time::sleep(100 * MS).await;
@@ -95,7 +98,7 @@ fn three_hundred_connections_keep_little_of_the_large_bodies_that_they_carried()
     let (peers, client) = (peers(), Client::new());
     let records: Vec<_> =
         (0..NODES).map(|nth| record(&format!("users-{nth}"), "grpc", peers.block_on(serve(1)))).collect();
-    let channel = channel(&records);
+    let channel = channel(&records, PATIENT);
     let to = |nth: usize| channel.to_instance(records[nth % NODES].id.as_str());
     let ((), connected) = client.measure(async {
         calls(to, "/", &Bytes::from_static(b"small"), NODES).await;

@@ -26,7 +26,7 @@ fn held(name: &str, scheme: &str, addr: SocketAddr) {
     let client = Client::new();
     let meet = |rounds: usize| {
         let ((), met) = client.measure(async {
-            let channel = channel(&[record("evil", scheme, addr)]);
+            let channel = channel(&[record("evil", scheme, addr)], 300 * MS);
             for _ in 0..rounds {
                 call(&channel).await;
             }

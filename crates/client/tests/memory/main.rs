@@ -89,8 +89,8 @@ fn record(name: &str, scheme: &str, addr: SocketAddr) -> Arc<Instance> {
     Arc::new(instance)
 }
 
-fn channel(records: &[Arc<Instance>]) -> Channel {
+fn channel(records: &[Arc<Instance>], connect_timeout: Duration) -> Channel {
     let mut config = ClientConfig::default();
-    config.connect_timeout = 300 * MS;
+    config.connect_timeout = connect_timeout;
     Channel::new(ServiceName::new("users").unwrap(), Watch::fixed(records.into()), config)
 }
