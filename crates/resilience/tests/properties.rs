@@ -2,12 +2,14 @@
 
 use std::time::{Duration, SystemTime};
 
+use futures_util::FutureExt;
 use http::{HeaderMap, HeaderValue, StatusCode};
 use meshwork_core::{Delivered, Priority, timeout};
 use meshwork_resilience::{
     Backoff, Budget, Jitter, Pushback,
     deadline::{self, Asked, Deadline, Inherit, Limit, Limits},
-    hedge::Learned,
+    hedge::{HedgePolicy, Hedging, Learned, Suits},
+    limit::{Gate, GatePolicy, Order},
     retry::{Allowed, Next, Recovery, Reroute, Said, Trouble},
     shed::{Adaptive, AdaptivePolicy, Shares, Window},
 };
@@ -256,5 +258,72 @@ proptest! {
         prop_assert!(room(Priority::Sheddable) >= 1);
         prop_assert!(room(Priority::Sheddable) <= room(Priority::Normal));
         prop_assert!(room(Priority::Normal) <= room(Priority::Critical));
+    }
+
+    // === hedging ===
+
+    #[test]
+    fn no_policy_and_no_latency_makes_a_hedge_come_sooner_than_asked_for_or_for_what_may_not_run_twice(
+        quantile: f64, stretch: f64, share: f64, least in 0u32..200, shortest: u64,
+        latencies in vec((any::<u64>(), any::<bool>()), 0..200), idempotent: bool, kept: bool, nested: bool,
+    ) {
+        let (now, shortest) = (Instant::now(), Duration::from_nanos(shortest));
+        let mut policy = HedgePolicy::default();
+        (policy.quantile, policy.stretch, policy.share) = (quantile, stretch, share);
+        (policy.least, policy.shortest) = (least, shortest);
+        let hedging = Hedging::new(policy, now);
+        for (nanos, won) in &latencies {
+            // Up to what no clock can tell.
+            let latency = Duration::from_nanos(*nanos).saturating_mul(if *nanos % 7 == 0 { u32::MAX } else { 1 });
+            if *won { hedging.won(latency, now) } else { hedging.answered(latency, now) }
+        }
+        let suits = Suits { idempotent, kept, nested };
+        let after = hedging.after(suits, now);
+        prop_assert!(after.is_none_or(|after| after >= shortest && idempotent && kept && !nested), "{after:?}");
+        let budget = Budget::new(1.0, 1000, now);
+        let sent = (0..50).filter(|_| hedging.take(&budget, now)).count();
+        prop_assert!(share > 0.0 || sent == 0, "{sent} of a share of {share}");
+        prop_assert_eq!(hedging.stats().sent, sent as u64);
+    }
+
+    // === the concurrency limit ===
+
+    #[test]
+    fn a_gate_lets_in_its_limit_keeps_its_queue_and_loses_no_permit(
+        limit in 0usize..4, waiting in 0usize..4, lifo: bool, steps in vec((0u8..5, 0usize..10), 0..80),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+        runtime.block_on(async {
+            let order = if lifo { Order::Lifo } else { Order::Fifo };
+            let mut policy = GatePolicy::new(limit);
+            (policy.waiting, policy.order) = (waiting, order);
+            let gate = Gate::new(policy);
+            let limit = limit.max(1);
+            let mut asking: Vec<Option<_>> = (0..10).map(|_| None).collect();
+            let mut inside: Vec<Option<_>> = (0..10).map(|_| None).collect();
+            for (step, which) in steps {
+                match step {
+                    0 | 1 => {
+                        let ends = (step == 1).then(|| Instant::now() + Duration::from_millis(5));
+                        asking[which] = Some(Box::pin(gate.acquire(ends)));
+                    }
+                    2 => if let Some(Some(outcome)) = asking[which].as_mut().map(|turn| turn.now_or_never()) {
+                        asking[which] = None;
+                        inside[which] = outcome.ok();
+                    },
+                    3 => drop((asking[which].take(), inside[which].take())),
+                    _ => tokio::time::advance(Duration::from_millis(which as u64)).await,
+                }
+                let held = inside.iter().flatten().count();
+                assert!(held <= gate.running() && gate.running() <= limit, "{held} of {}", gate.running());
+                assert!(gate.waiting() <= waiting);
+                // Nobody waits beside a free permit.
+                assert!(gate.waiting() == 0 || gate.running() == limit);
+            }
+            drop((asking, inside));
+            assert_eq!((gate.running(), gate.waiting()), (0, 0));
+            let all: Vec<_> = std::iter::from_fn(|| gate.try_acquire()).collect();
+            assert_eq!(all.len(), limit);
+        });
     }
 }
