@@ -268,6 +268,18 @@ mod tests {
         assert_eq!(started.get(), 3);
     }
 
+    #[tokio::test]
+    async fn the_kernel_asks_whether_a_silent_peer_lives_and_gives_it_up() {
+        use rustix::net::sockopt;
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = open(listener.local_addr().unwrap()).await.unwrap();
+        assert!(stream.nodelay().unwrap() && sockopt::socket_keepalive(&stream).unwrap());
+        assert_eq!(sockopt::tcp_keepidle(&stream).unwrap(), KEEP_ALIVE);
+        assert!(sockopt::tcp_keepintvl(&stream).unwrap() <= Duration::from_secs(4));
+        #[cfg(target_os = "linux")]
+        assert_eq!(u128::from(sockopt::tcp_user_timeout(&stream).unwrap()), USER_TIMEOUT.as_millis());
+    }
+
     #[test]
     fn families_take_turns() {
         let all: Vec<SocketAddr> =
