@@ -60,7 +60,7 @@ async fn flood(stream: TcpStream, mut parts: impl FnMut() -> Vec<u8>, reads: boo
             std::future::pending::<()>().await;
         }
     });
-    let (mut written, end) = (0, Instant::now() + Duration::from_secs(3));
+    let (mut written, end) = (0, Instant::now() + Duration::from_secs(8));
     while Instant::now() < end {
         let part = parts();
         match time::timeout(Duration::from_millis(500), write.write_all(&part)).await {
@@ -90,8 +90,11 @@ async fn streams_opened_and_reset_at_once_begin_no_handler() {
         next += 2000;
         all
     };
-    let stream = attacker(&fixture).await;
+    let (stream, began) = (attacker(&fixture).await, Instant::now());
     time::timeout(LIMIT, flood(stream, burst, true)).await.expect("the flood does not end");
+    // Given up, and then not listened to for more than a second.
+    let took = began.elapsed();
+    assert!(took < Duration::from_secs(6), "the server listens on: {took:?}");
     until("nothing is in flight", || fixture.stats.requests_in_flight() == 0).await;
     let begun = fixture.stats.requests_total();
     println!("{begun} requests begun of {} sent", next / 2);
