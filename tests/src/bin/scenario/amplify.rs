@@ -6,7 +6,7 @@
 use std::{path::Path, time::Duration};
 
 use meshwork_tests::{
-    Result,
+    Result, SERVICE,
     behave::Behaviour,
     judge::{Judge, Length},
     local_fleet::LocalFleet,
@@ -18,12 +18,10 @@ use tokio::time::{Instant, sleep, sleep_until};
 use crate::clients::{Calls, Clients, Mark, leave};
 
 const NODES: usize = 3;
-/// The services behind the first one of the chain, the last one is its leaf.
-const BEHIND: [&str; 4] = ["second", "third", "fourth", "leaf"];
-/// Of each service in the chain: where there is no other node nobody retries.
-const EACH: usize = 2;
-/// Each of two processes must see so many calls that ten retries a second, which are free, are few.
-const CHAIN_RATE: f64 = 600.0;
+/// The services of the chain from its front to its leaf, and how many processes each has: where there is no other node
+/// nobody retries. One process sees all that the leaf is asked, so that ten retries a second, which are free, are few.
+const CHAIN: [(&str, usize); 5] = [(SERVICE, 2), ("second", 2), ("third", 2), ("fourth", 1), ("leaf", 2)];
+const CHAIN_RATE: f64 = 300.0;
 /// How long they fail. The budget of a second is used in its first quarter: the less time, the more such quarters.
 const BAD: Duration = Duration::from_secs(10);
 const DEADLINE: Duration = Duration::from_secs(1);
@@ -74,28 +72,31 @@ async fn all_fail(actor: &Path, length: Length, judge: &mut Judge) -> Result<()>
 
 async fn leaf_fails(actor: &Path, length: Length, judge: &mut Judge) -> Result<()> {
     let mut fleet = LocalFleet::start(actor, 0).await?;
-    let mut plans = vec![Plan::provider().before(BEHIND[0]); EACH];
-    for pair in BEHIND.windows(2) {
-        plans.extend(vec![Plan::provider().named(pair[0]).before(pair[1]); EACH]);
+    let mut plans = Vec::new();
+    for (at, (service, processes)) in CHAIN.into_iter().enumerate() {
+        let plan = Plan::provider().named(service);
+        let plan = CHAIN.get(at + 1).map_or(plan.clone(), |(next, _)| plan.before(next));
+        plans.extend(vec![plan; processes]);
     }
-    plans.extend(vec![Plan::provider().named(BEHIND[BEHIND.len() - 1]); EACH]);
     fleet.grow(plans).await?;
     let before = Residue::now();
     let clients = Clients::new(fleet.discovery()?, 1, DEADLINE, |_| {})?;
-    clients.connected(EACH).await?;
-    let (others, leaf) = fleet.providers.split_at(EACH * BEHIND.len());
+    clients.connected(CHAIN[0].1).await?;
+    let (others, leaf) = fleet.providers.split_at(fleet.providers.len() - CHAIN[CHAIN.len() - 1].1);
     let load = clients.load(CHAIN_RATE, Mark::Idempotent);
     let counts = outage(leaf, length).await?;
     load.stop();
     let report = load.report().await;
     tell("| the leaf of five fails", &counts, &report, judge);
-    let mut passed = Vec::new();
-    for link in others.chunks(EACH) {
+    let (mut passed, mut rest) = (Vec::new(), others);
+    for (_, processes) in &CHAIN[..CHAIN.len() - 1] {
+        let (link, behind) = rest.split_at(*processes);
         passed.push(usize::try_from(count(link).await?.attempts)?);
+        rest = behind;
     }
     judge.told("attempts along the chain", format_args!("{passed:?}"));
     retried(count(leaf).await?.attempts, passed[passed.len() - 1], judge);
-    let truth = fleet.providers[..EACH].iter().map(|provider| provider.id().to_owned()).collect();
+    let truth = fleet.providers[..CHAIN[0].1].iter().map(|provider| provider.id().to_owned()).collect();
     clients.end(&truth, length, judge).await;
     // From the front: who calls others holds connections to them.
     for provider in others {

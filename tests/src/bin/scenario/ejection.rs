@@ -37,7 +37,7 @@ pub(crate) async fn play(actor: &Path, length: Length, judge: &mut Judge) -> Res
 }
 
 fn rate(length: Length) -> f64 {
-    length.pick(500.0, 2_000.0, 2_000.0)
+    length.pick(500.0, 1_000.0, 1_000.0)
 }
 
 async fn one_fails_often(fleet: &LocalFleet, length: Length, judge: &mut Judge) -> Result<()> {

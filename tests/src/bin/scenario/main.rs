@@ -202,3 +202,13 @@ fn beside(name: &str) -> Result<PathBuf> {
         Err(format!("{} is not built: cargo build -p meshwork-tests --bins", path.display()).into())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_scenario_is_there_once_and_in_order() {
+        assert!(SCENARIOS.is_sorted_by(|a, b| a.number < b.number));
+    }
+}

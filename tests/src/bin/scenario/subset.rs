@@ -27,6 +27,7 @@ use meshwork_testkit::{
 };
 use meshwork_tests::{
     ENVIRONMENT, Result, SERVICE,
+    behave::{Behaviour, Conduct, Work},
     judge::{Judge, Length},
     local_fleet::LocalFleet,
     provider::Plan,
@@ -49,6 +50,9 @@ const SIZE: usize = 20;
 const UNEVEN: f64 = 1.05;
 /// New connections per client when one instance leaves and one comes.
 const NEW: f64 = 2.1;
+/// So many clients call at a time. A channel in use looks after its connections all the time, and here one process has
+/// three hundred.
+const AT_A_TIME: usize = 25;
 /// How long anything may take until all clients are connected as they should be.
 const PATIENCE: Duration = Duration::from_secs(120);
 const STOP: Duration = Duration::from_secs(60);
@@ -58,6 +62,8 @@ const SLOW_START: Duration = Duration::from_secs(3);
 const DEADLINE: Duration = Duration::from_secs(20);
 /// The network in which one process answers for many addresses.
 const NETWORK: [u8; 2] = [127, 23];
+/// Only how many calls an instance gets matters.
+const QUICK: Behaviour = Behaviour { work: Work::Echo, hiccup: None, fault: None };
 /// The argument by which this executable is that process.
 const ROLE: &str = "answer-for";
 
@@ -88,7 +94,9 @@ async fn answer(registry: &str, port: &str, count: &str) -> Result<()> {
         let app = App::new().with_environment(ENVIRONMENT).with_config(format!(
             "[service]\nname = \"{SERVICE}\"\nhttp = \"{addr}\"\n[drain]\nsettle = \"0s\"\n[registry]\n{registry}"
         ));
-        let directory = Directory::new(number.to_string(), app.handle().stopping());
+        let conduct = Arc::<Conduct>::default();
+        conduct.behave(QUICK);
+        let directory = Directory::new(number.to_string(), app.handle().stopping()).with_conduct(conduct);
         let told = told.clone();
         let app = app.grpc(UsersServer::new(directory)).on_serving(move |_| async move {
             let _nobody_waits = told.send(()).await;
@@ -112,6 +120,7 @@ pub(crate) async fn play(actor: &Path, length: Length, judge: &mut Judge) -> Res
     // Fewer than 42, and arcs of twenty are longer by one when one instance is missing: that makes them new.
     let size = length.pick(50, FULL, FULL);
     let mut fleet = LocalFleet::start(actor, 1).await?;
+    fleet.providers[0].controls().behave(QUICK).await?;
     let port = Port::claim()?;
     let others = Program::new(env::current_exe()?)
         .args([ROLE, &fleet.registry(), &port.number().to_string(), &(size - 1).to_string()])
@@ -130,6 +139,7 @@ pub(crate) async fn play(actor: &Path, length: Length, judge: &mut Judge) -> Res
     chosen.push(clients.settled(size - 1).await?);
     let fewer = clients.opened();
     fleet.grow(vec![Plan::provider()]).await?;
+    fleet.providers[1].controls().behave(QUICK).await?;
     chosen.push(clients.settled(size).await?);
     let made = made(&first, &fewer) + made(&fewer, &clients.opened());
     bound("new connections per client", made as f64 / size as f64, NEW, judge);
@@ -270,22 +280,21 @@ impl Clients {
     async fn even(&self, length: Length, judge: &mut Judge) -> Result<()> {
         sleep(SLOW_START).await;
         let calls = length.pick(200, 200, 600);
-        let mut asking = JoinSet::new();
-        for channel in &self.channels {
-            let channel = channel.clone();
-            asking.spawn(async move {
-                let mut answers = BTreeMap::<u32, usize>::new();
-                for _ in 0..calls {
-                    *answers.entry(ask(channel.clone()).await?).or_default() += 1;
-                }
-                Ok::<_, Failure>(answers)
-            });
-        }
         let (mut loads, mut failed) = (BTreeMap::<u32, usize>::new(), Vec::new());
-        while let Some(answered) = asking.join_next().await {
-            match answered? {
-                Ok(answers) => answers.into_iter().for_each(|(who, n)| *loads.entry(who).or_default() += n),
-                Err(failure) => failed.push(failure.to_string()),
+        for some in self.channels.chunks(AT_A_TIME) {
+            let mut asking = JoinSet::new();
+            for channel in some {
+                asking.spawn(asked(channel.clone(), calls));
+            }
+            while let Some(answered) = asking.join_next().await {
+                match answered? {
+                    Ok(answers) => {
+                        for (who, count) in answers {
+                            *loads.entry(who).or_default() += count;
+                        }
+                    }
+                    Err(failure) => failed.push(failure.to_string()),
+                }
             }
         }
         judge.count("failed", failed.len(), 0);
@@ -303,6 +312,15 @@ impl Clients {
         }
         judge.holds("no call is left", in_time);
     }
+}
+
+/// So many calls, one after the other: how many each instance answered.
+async fn asked(channel: Channel, calls: usize) -> Result<BTreeMap<u32, usize>, Failure> {
+    let mut answers = BTreeMap::new();
+    for _ in 0..calls {
+        *answers.entry(ask(channel.clone()).await?).or_default() += 1;
+    }
+    Ok(answers)
 }
 
 /// How many connections were opened between two looks.
