@@ -95,7 +95,8 @@ impl App {
     /// also when the configuration changes later. `service` is a name, a target as given to
     /// [`channel`](Self::channel), or `default` for all of them; again = after that.
     ///
-    /// For what no file can say: a policy of one's own, a way to connect, a choice of instances.
+    /// For what no file can say: a policy of one's own (`examples/own_policy.rs` of this crate is one that
+    /// runs), a way to connect, a choice of instances. `change` may run several times and must not ask for channels itself.
     ///
     /// ```
     /// use std::sync::Arc;
