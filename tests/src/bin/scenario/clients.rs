@@ -8,7 +8,7 @@ use std::{
 
 use meshwork::Channel;
 use meshwork_client::{ClientConfig, ConnectionState, Limit, NodeView};
-use meshwork_core::{Discovery, Query, ServiceName};
+use meshwork_core::{Discovery, Query, Scheme, ServiceName};
 use meshwork_testkit::{
     load::{Call, Load, Outcome, Report, RunningLoad},
     truth::eventually,
@@ -66,6 +66,8 @@ impl Clients {
         let channel = |_| {
             let mut config = ClientConfig::default();
             config.timeout = Some(Limit::new(deadline, "the scenario"));
+            // One connection to each instance, not another for the kind of calls that nobody makes.
+            config.scheme = Some(Scheme::Grpc);
             set(&mut config);
             Channel::new(service.clone(), watch.clone(), config)
         };

@@ -81,8 +81,10 @@ async fn part(
     let loads = [clients[0].load(RATE, Mark::None), clients[1].load(RATE, Mark::Idempotent)];
     sleep(Duration::from_secs(length.pick(1, 5, 10))).await;
 
-    let hole = Duration::from_secs(length.pick(5, 30, 60));
+    // What is too short to be given up is over sooner.
+    let hole = Duration::from_secs(length.pick(if dead.is_some() { 5 } else { 3 }, 30, 60));
     let dialled = clients.each_ref().map(|client| failed_dials(client, &address));
+    let begun = link.connections();
     link.break_off().await?;
     let broken = Instant::now();
     let mut dead_after = [None; 2];
@@ -96,9 +98,11 @@ async fn part(
         sleep_until((broken + hole).min(Instant::now() + Duration::from_millis(20))).await;
     }
     let dials = clients.each_ref().map(|client| failed_dials(client, &address) + 1);
+    let connections = link.connections().zip(begun).map(|(now, before)| now - before);
     link.heal().await?;
     let healed = Instant::now();
-    sleep(SHARE_WITHIN + Duration::from_secs(length.pick(0, 2, 5))).await;
+    let after = length.pick(hole, SHARE_WITHIN * 6 / 5, SHARE_WITHIN * 3 / 2);
+    sleep(after).await;
 
     let names = ["deadline only:", "| 250 ms + retry:"];
     for (n, (load, name)) in loads.into_iter().zip(names).enumerate() {
@@ -121,6 +125,11 @@ async fn part(
             None => judge.holds("the one that is back gets its share", false),
             Some(after) => judge.time("share after", after, SHARE_WITHIN),
         }
+    }
+    if let Some(connections) = connections {
+        // By both clients, as the other side sees it.
+        let most = usize::try_from(hole.as_secs())? * clients.len();
+        judge.count("| connections begun", usize::try_from(connections)?, most);
     }
     for client in clients {
         client.end(&ids, length, judge).await;

@@ -48,6 +48,14 @@ impl Link {
         }
     }
 
+    /// How many connections were begun over it, where that can be seen.
+    pub(super) fn connections(&self) -> Option<u64> {
+        match self {
+            Self::Proxy(proxy) => Some(proxy.traffic().connections),
+            Self::Route => None,
+        }
+    }
+
     /// All is as before.
     pub(super) async fn heal(&self) -> Result<()> {
         match self {
