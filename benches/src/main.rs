@@ -16,6 +16,7 @@ mod p2;
 mod p5;
 mod p6;
 mod p7;
+mod p8;
 mod p9;
 mod rounds;
 mod verdict;
@@ -35,6 +36,7 @@ const USAGE: &str = "usage: bench NAME [--quick]
   P5   one change in, picker stored, against copying a Vec<Arc>
   P6   from a put in etcd to the first answer of the new instance
   P7   memory per endpoint, and what watching 1 000 services costs
+  P8   one slow node of eleven: p99 against round robin and tower
   P9   how far shared machines can be loaded until a call misses its deadline
   P10  retry, hedging and limits against plain: their cost and their use
   H1   HTTP/1.1 against hyper-util's client and reqwest";
@@ -53,6 +55,7 @@ fn main() -> ExitCode {
         ("P5", []) => p5::run(mode),
         ("P6", []) => p6::run(mode),
         ("P7", []) => p7::run(mode),
+        ("P8", []) => p8::run(mode),
         ("P9", []) => p9::run(mode),
         ("P10", []) => p10::run(mode),
         ("H1", []) => h1::run(mode),
@@ -64,6 +67,7 @@ fn main() -> ExitCode {
 /// One of the processes that an experiment consists of.
 fn part(role: &str, args: &[&str]) -> ExitCode {
     let ended: Result<(), BoxError> = match (role, args) {
+        ("p8", args) => p8::part(args),
         ("grpc-server", [count]) => count.parse().map_err(BoxError::from).and_then(grpc::server),
         ("grpc-ours", addrs) => grpc::client(grpc::Kind::Ours, addrs),
         ("grpc-full", addrs) => grpc::client(grpc::Kind::Full, addrs),
