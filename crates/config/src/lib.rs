@@ -58,8 +58,8 @@ pub use error::{ConfigError, Mistake, Origin};
 pub use registry::RegistryConfig;
 pub use schema::{
     AdvertiseConfig, Balance, ClientConfig, DrainConfig, Fallback, IpFamily, LimitConfig, MethodConfig,
-    MethodRetryConfig, OnLoss, ReadinessConfig, RetryConfig, Scheme, ServerConfig, ServiceConfig, SubsetConfig,
-    TlsConfig,
+    MethodRetryConfig, OnLoss, ReadinessConfig, RetryConfig, Scheme, ServerConfig, ServiceConfig,
+    SubsetConfig, TlsConfig,
 };
 pub use stamps::Stamps;
 pub use table::RegistryTable;

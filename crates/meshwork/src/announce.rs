@@ -23,7 +23,7 @@ pub(crate) const DEREGISTER: Duration = Duration::from_millis(2_500);
 pub(crate) async fn announce(
     shared: &Arc<Shared>,
     wiring: &Wiring,
-    identity: Identity,
+    identity: &Identity,
     instance: Instance,
 ) -> Result<Vec<Task>, Option<RunError>> {
     let Some(registry) = &wiring.parts.registry else {
@@ -83,6 +83,21 @@ fn pending_cause(registration: &Registration) -> Option<Arc<Error>> {
         RegistrationState::Pending { cause } => cause.clone(),
         _ => None,
     }
+}
+
+/// Takes all records back until [`again`].
+pub(crate) async fn withdraw_for_now(shared: &Shared) {
+    withdraw(shared.withdraw_registrations()).await;
+}
+
+/// Announces again what was withdrawn, and keeps the identity up to date.
+pub(crate) fn again(shared: &Arc<Shared>, wiring: &Wiring, identity: &Identity) -> Vec<Task> {
+    let Some(registry) = &wiring.parts.registry else { return Vec::new() };
+    shared.announce_withdrawn(|instance| registry.register(instance));
+    let everybody = shared.everybody();
+    identity.set(everybody.iter().map(|instance| (&instance.service, &instance.id)));
+    let states = shared.registration_states();
+    states.into_iter().map(|state| keep_identity(shared, state, identity.clone())).collect()
 }
 
 /// Leaves what was not announced in full.

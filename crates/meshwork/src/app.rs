@@ -15,14 +15,16 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use crate::{
-    Component, Handle, Report, RunError,
+    Check, Component, Handle, Report, RunError, Schedule, TaskOptions,
     channels::unusable,
     component::Components,
     exit,
     handle::Shared,
     hooks::{Hooks, Outcome},
     job::Jobs,
-    run, telemetry,
+    run,
+    tasks::Tasks,
+    telemetry,
     wiring::Wiring,
 };
 
@@ -49,6 +51,8 @@ pub struct App {
     pub(crate) hooks: Hooks,
     pub(crate) components: Components,
     pub(crate) jobs: Jobs,
+    pub(crate) tasks: Tasks,
+    pub(crate) checks: Vec<Check>,
     /// The command line, where it is not that of the process.
     pub(crate) args: Option<Vec<OsString>>,
 }
@@ -64,6 +68,8 @@ impl App {
             hooks: Hooks::default(),
             components: Components::default(),
             jobs: Jobs::default(),
+            tasks: Tasks::default(),
+            checks: Vec::new(),
             args: None,
         }
     }
@@ -243,6 +249,55 @@ impl App {
     /// a cache; again = after that. [`Component`] tells the order.
     pub fn component(mut self, component: Component) -> Self {
         self.components.add(component);
+        self
+    }
+
+    /// Adds a health check, whose name is a part of the readiness; again = one more.
+    pub fn check(mut self, check: Check) -> Self {
+        self.checks.push(check);
+        self
+    }
+
+    /// Adds work that goes on as long as the app serves: begun once it is announced, begun anew after a pause when it fails
+    /// or panics. It should end soon after [`Handle::stopping`] (or [`Handle::draining`], if calls under way need it); at the
+    /// drain's deadline it is cut and named. [`Handle::tasks`] has its counters.
+    ///
+    /// ```
+    /// # use meshwork::{App, Handle};
+    /// let app = App::new().task("outbox", |handle: Handle| async move {
+    ///     handle.stopping().cancelled().await;
+    /// });
+    /// ```
+    pub fn task<F, Fut>(self, name: impl AsRef<str>, code: F) -> Self
+    where
+        F: Fn(Handle) -> Fut + Send + Sync + 'static,
+        Fut: Future + Send + 'static,
+        Fut::Output: Outcome,
+    {
+        self.task_with(name, TaskOptions::default(), code)
+    }
+
+    /// As [`task`](Self::task), kept running as `options` say.
+    pub fn task_with<F, Fut>(mut self, name: impl AsRef<str>, options: TaskOptions, code: F) -> Self
+    where
+        F: Fn(Handle) -> Fut + Send + Sync + 'static,
+        Fut: Future + Send + 'static,
+        Fut::Output: Outcome,
+    {
+        self.tasks.task(&self.shared.tasks, name.as_ref(), options, code);
+        self
+    }
+
+    /// Adds work that is begun at the times of a schedule while the app serves. No run begins once the app is asked to
+    /// stop; those under way may finish until the drain's deadline.
+    #[track_caller]
+    pub fn schedule<F, Fut>(mut self, name: impl AsRef<str>, schedule: Schedule, code: F) -> Self
+    where
+        F: Fn(Handle) -> Fut + Send + Sync + 'static,
+        Fut: Future + Send + 'static,
+        Fut::Output: Outcome,
+    {
+        self.tasks.schedule(&self.shared.tasks, name.as_ref(), Location::caller(), schedule, code);
         self
     }
 

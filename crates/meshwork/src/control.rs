@@ -12,6 +12,7 @@ pub(crate) struct Control {
     phase: Arc<watch::Sender<Phase>>,
     wish: Arc<watch::Sender<Option<Stop>>>,
     stopping: CancellationToken,
+    draining: CancellationToken,
 }
 
 /// The wish to stop: why, and since when; the first one counts.
@@ -29,6 +30,7 @@ impl Control {
             phase: Arc::new(watch::Sender::new(Phase::Starting)),
             wish: Arc::new(watch::Sender::new(None)),
             stopping: CancellationToken::new(),
+            draining: CancellationToken::new(),
         }
     }
 
@@ -51,6 +53,9 @@ impl Control {
         });
         if entered {
             tracing::info!(%phase, "phase");
+            if phase >= Phase::Draining {
+                self.draining.cancel();
+            }
         }
     }
 
@@ -75,6 +80,11 @@ impl Control {
     /// Cancelled as soon as somebody asked to stop.
     pub(crate) fn stopping(&self) -> CancellationToken {
         self.stopping.clone()
+    }
+
+    /// Cancelled when calls are not taken any more.
+    pub(crate) fn draining(&self) -> CancellationToken {
+        self.draining.clone()
     }
 
     /// The wish to stop, if anybody has it.

@@ -10,17 +10,30 @@ use meshwork_client::Channel;
 use meshwork_core::{Error, Instance, Phase, Registration, RegistrationState};
 use meshwork_registry::DualStats;
 use meshwork_server::Health;
-use tokio::{sync::Notify, task};
+use tokio::{
+    sync::{Notify, watch},
+    task,
+};
 use tokio_util::sync::CancellationToken;
 
-use crate::{RunError, control::Control, live::Reloaded, wiring::Lazy};
+use crate::{
+    RunError,
+    control::Control,
+    live::Reloaded,
+    stall::Stalls,
+    tasks::{Statuses, TaskStatus},
+    wiring::Lazy,
+};
 
 /// Shared by an app, its handles and its runner.
 pub(crate) struct Shared {
     pub(crate) lazy: Lazy,
     pub(crate) control: Control,
     pub(crate) health: Health,
+    pub(crate) tasks: Statuses,
+    pub(crate) stalls: Stalls,
     reload: Notify,
+    readiness: Notify,
     bound: Mutex<Vec<SocketAddr>>,
     announced: Mutex<Announced>,
 }
@@ -39,8 +52,10 @@ struct Announced {
 struct Post {
     /// The record as it was registered first.
     instance: Arc<Instance>,
-    /// `None` once it has left.
+    /// `None` once it has left, or while it is withdrawn.
     registration: Option<Registration>,
+    /// Whether it left only until the process is ready again.
+    withdrawn: bool,
 }
 
 impl Post {
@@ -68,6 +83,22 @@ impl Announced {
             registrations.for_each(|other| other.update(say_the_same(&said)));
         } else if self.posts.is_empty() {
             self.changes.push(Box::new(change));
+        } else {
+            drop(registrations);
+            self.update_withdrawn(change);
+        }
+    }
+}
+
+impl Announced {
+    /// Changes what is announced again later.
+    fn update_withdrawn(&mut self, change: impl FnOnce(&mut Instance)) {
+        let mut posts = self.posts.iter_mut().filter(|post| post.withdrawn);
+        if let Some(first) = posts.next() {
+            let mut said = (*first.instance).clone();
+            change(&mut said);
+            say_the_same(&said)(Arc::make_mut(&mut first.instance));
+            posts.for_each(|other| say_the_same(&said)(Arc::make_mut(&mut other.instance)));
         }
     }
 }
@@ -84,7 +115,10 @@ impl Shared {
             lazy: Lazy::default(),
             control: Control::new(),
             health: Health::new(),
+            tasks: Statuses::default(),
+            stalls: Stalls::default(),
             reload: Notify::new(),
+            readiness: Notify::new(),
             bound: Mutex::default(),
             announced: Mutex::default(),
         }
@@ -106,6 +140,7 @@ impl Shared {
         let post = |registration: Registration| Post {
             instance: registration.instance(),
             registration: Some(registration),
+            withdrawn: false,
         };
         announced.posts = registrations.into_iter().map(post).collect();
         for change in std::mem::take(&mut announced.changes) {
@@ -133,6 +168,50 @@ impl Shared {
             post.instance = post.instance();
             post.registration.take()
         })
+    }
+
+    /// What is still announced, to be announced again later.
+    pub(crate) fn withdraw_registrations(&self) -> Vec<Registration> {
+        let mut announced = locked(&self.announced);
+        let posts = announced.posts.iter_mut();
+        posts
+            .filter_map(|post| {
+                post.instance = post.instance();
+                let registration = post.registration.take()?;
+                post.withdrawn = true;
+                Some(registration)
+            })
+            .collect()
+    }
+
+    /// Announces again what was withdrawn; an id that has left is never taken back, so it is another.
+    pub(crate) fn announce_withdrawn(&self, register: impl Fn(Instance) -> Registration) {
+        for post in locked(&self.announced).posts.iter_mut().filter(|post| post.withdrawn) {
+            let mut instance = (*post.instance).clone();
+            instance.id = Instance::new(instance.service.clone()).id;
+            let registration = register(instance);
+            *post = Post {
+                instance: registration.instance(),
+                registration: Some(registration),
+                withdrawn: false,
+            };
+        }
+    }
+
+    /// How each registration stands, as it changes.
+    pub(crate) fn registration_states(&self) -> Vec<watch::Receiver<RegistrationState>> {
+        let announced = locked(&self.announced);
+        announced.posts.iter().filter_map(|post| Some(post.registration.as_ref()?.state())).collect()
+    }
+
+    /// Changes the records of all services.
+    pub(crate) fn update(&self, change: impl FnOnce(&mut Instance) + Send + 'static) {
+        locked(&self.announced).update(change);
+    }
+
+    /// Waits until the readiness of a part was set. Cancel-safe: what was set is not lost.
+    pub(crate) async fn readiness_changed(&self) {
+        self.readiness.notified().await;
     }
 
     /// Has the configuration read again soon.
@@ -186,9 +265,31 @@ impl Handle {
         self.shared.control.stop("handle");
     }
 
+    /// Stops the app because something failed that it cannot do without.
+    pub(crate) fn fail(&self, cause: &str, code: u8) {
+        self.shared.control.fail(cause, code);
+    }
+
     /// Cancelled as soon as the app was asked to stop.
     pub fn stopping(&self) -> CancellationToken {
         self.shared.control.stopping()
+    }
+
+    /// Cancelled when the app has left the registry, has settled, and takes no new calls: for tasks that calls under way
+    /// still need.
+    pub fn draining(&self) -> CancellationToken {
+        self.shared.control.draining()
+    }
+
+    /// How the tasks and schedules of the app stand, in the order of declaration.
+    pub fn tasks(&self) -> Vec<TaskStatus> {
+        self.shared.tasks.all()
+    }
+
+    /// How often the runtime stood still for more than a second while the app served: code that blocks its threads, or a
+    /// process that was paused.
+    pub fn stalls(&self) -> u64 {
+        self.shared.stalls.total()
     }
 
     /// The phase now.
@@ -209,9 +310,10 @@ impl Handle {
     }
 
     /// A readiness of the author's own, named in `/.meshwork/ready`. It begins as not ready and must be
-    /// ready before the instance is announced.
+    /// ready before the instance is announced. When it is lost while the app serves, `[service.readiness]` says what the
+    /// registry is told and after how long.
     pub fn readiness(&self, name: impl Into<Arc<str>>) -> Readiness {
-        let readiness = Readiness { name: name.into(), health: self.shared.health.clone() };
+        let readiness = Readiness { name: name.into(), shared: Arc::clone(&self.shared) };
         readiness.set(false);
         readiness
     }
@@ -219,7 +321,7 @@ impl Handle {
     /// Changes the record of this instance: weight, labels, status; those of all its services. Before it is announced the change is
     /// kept; afterwards it is written as soon as the registry can be reached.
     pub fn update(&self, change: impl FnOnce(&mut Instance) + Send + 'static) {
-        locked(&self.shared.announced).update(change);
+        self.shared.update(change);
     }
 
     /// Reads the configuration again, as a change of its files and SIGHUP do, and applies what is live: `read` and
@@ -307,13 +409,14 @@ impl fmt::Debug for Handle {
 #[derive(Clone)]
 pub struct Readiness {
     name: Arc<str>,
-    health: Health,
+    shared: Arc<Shared>,
 }
 
 impl Readiness {
     /// Says whether this part is ready.
     pub fn set(&self, ready: bool) {
-        self.health.set_ready(&self.name, ready);
+        self.shared.health.set_ready(&self.name, ready);
+        self.shared.readiness.notify_one();
     }
 }
 

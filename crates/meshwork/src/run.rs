@@ -2,22 +2,24 @@
 
 use std::{convert::Infallible, env, future::pending, sync::Arc};
 
-use meshwork_core::{BoxError, ErrorChain, Phase, Task};
+use meshwork_core::{BoxError, Error, ErrorChain, Phase};
+use meshwork_server::Services;
 use tokio::{pin, select, time::Instant};
 
 use crate::{
     App, Handle, Report, RunError,
     args::{self, Command},
     banner,
+    check::Check,
     component::Components,
     handle::Shared,
     hooks::{Hook, Hooks},
     job, notify, signal,
     start::{self, Start},
-    stop::{self, Losses},
+    stop::{self, Life, Losses},
+    tasks::Tasks,
     wiring::Wiring,
 };
-use meshwork_server::Services;
 
 /// The exit code of an app that stopped because an `on_serving` hook failed.
 const HOOK_FAILED: u8 = 5;
@@ -51,7 +53,7 @@ pub(crate) async fn run(
 }
 
 async fn live(app: App, signals: Signals) -> Result<Report, RunError> {
-    let App { shared, services, hooks, mut components, jobs, args } = app;
+    let App { shared, services, hooks, mut components, jobs, tasks, checks, args } = app;
     let args = match (args, signals) {
         (Some(args), _) => args,
         (None, Signals::Listen) => env::args_os().skip(1).collect(),
@@ -68,25 +70,48 @@ async fn live(app: App, signals: Signals) -> Result<Report, RunError> {
     };
     let wiring = start::wired(&shared)?;
     components.arrange()?;
+    tasks.judge()?;
+    judge(&checks)?;
     match command {
         Command::Job(name) => job::run(&shared, &wiring, components, jobs.take(&name)?).await,
-        _ => serve(&shared, &wiring, services, hooks, components, signals).await,
+        _ => {
+            let declared = Declared { services, hooks, components, tasks, checks };
+            serve(&shared, &wiring, declared, signals).await
+        }
     }
 }
 
-fn listen(shared: &Arc<Shared>) -> Result<Task, RunError> {
+fn listen(shared: &Arc<Shared>) -> Result<signal::Listening, RunError> {
     signal::spawn(shared)
         .map_err(|e| RunError::Start { step: "listening for signals".into(), cause: e.into() })
+}
+
+/// What an author declared for the time while it serves.
+struct Declared {
+    services: Services,
+    hooks: Hooks,
+    components: Components,
+    tasks: Tasks,
+    checks: Vec<Check>,
+}
+
+fn judge(checks: &[Check]) -> Result<(), Error> {
+    for (at, check) in checks.iter().enumerate() {
+        check.judge()?;
+        if checks[..at].iter().any(|other| other.name() == check.name()) {
+            return Err(Error::invalid(format!("two checks are named `{}`", check.name())));
+        }
+    }
+    Ok(())
 }
 
 async fn serve(
     shared: &Arc<Shared>,
     wiring: &Arc<Wiring>,
-    services: Services,
-    hooks: Hooks,
-    mut components: Components,
+    declared: Declared,
     signals: Signals,
 ) -> Result<Report, RunError> {
+    let Declared { services, hooks, mut components, tasks, checks } = declared;
     let control = &shared.control;
     let began = Instant::now();
     let _manager = match signals {
@@ -94,13 +119,14 @@ async fn serve(
         Signals::Ignore => None,
     };
     let Hooks { warm_up, on_serving, on_stop } = hooks;
-    let started = Start::new(shared, wiring).all(services, warm_up, &mut components).await;
+    let started = Start::new(shared, wiring).all(services, warm_up, checks, &mut components).await;
     let running = match started {
         Ok(running) => running,
         Err(fault) => return undo(shared, wiring, components, fault).await,
     };
     control.enter(Phase::Serving);
     banner::show(shared, wiring, began.elapsed());
+    let tasks = tasks.spawn(&Handle::new(Arc::clone(shared)));
     let mut losses = Losses::default();
     let stop = {
         let hooks = serving_hooks(on_serving, shared, &mut losses);
@@ -110,7 +136,7 @@ async fn serve(
             never = hooks => match never {},
         }
     };
-    Ok(stop::leave(shared, wiring, running, stop, on_stop, components, losses).await)
+    Ok(stop::leave(shared, wiring, Life { running, tasks, on_stop, components }, stop, losses).await)
 }
 
 /// Stops what had started when a later step failed, or when it was asked to stop meanwhile (`fault` is `None`).

@@ -1,17 +1,19 @@
 //! SIGINT and SIGTERM: the first asks to stop, the second ends the process. SIGHUP: the configuration is read again.
+//!
+//! On a thread and a runtime of its own: handlers that block every worker must not keep a second signal from ending it.
 
 use std::{
     io::{self, IsTerminal},
     process,
     sync::Arc,
+    thread,
 };
 
-use meshwork_core::Task;
 use tokio::{
-    select,
+    runtime, select,
     signal::unix::{Signal, SignalKind, signal},
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::handle::Shared;
 
@@ -63,21 +65,41 @@ fn has_terminal() -> bool {
     io::stdin().is_terminal() || io::stdout().is_terminal() || io::stderr().is_terminal()
 }
 
-/// Turns signals into wishes, as long as the task lives.
+/// Whoever holds it has signals turned into wishes.
+pub(crate) struct Listening {
+    _end: DropGuard,
+}
+
+/// Turns signals into wishes, as long as the answer lives.
 ///
 /// # Errors
 /// When the process cannot listen for signals.
-pub(crate) fn spawn(shared: &Arc<Shared>) -> io::Result<Task> {
+pub(crate) fn spawn(shared: &Arc<Shared>) -> io::Result<Listening> {
     let (shared, had_terminal) = (Arc::clone(shared), has_terminal());
-    let mut signals = Signals::listen()?;
+    let runtime = runtime::Builder::new_current_thread().enable_io().build()?;
+    let mut signals = {
+        let _inside = runtime.enter();
+        Signals::listen()?
+    };
     let end = CancellationToken::new();
-    let handle = tokio::spawn(async move {
+    let ended = end.clone();
+    let listen = async move {
         let (name, _) = signals.stop(&shared, had_terminal).await;
         shared.control.stop(name);
         let (name, number) = signals.stop(&shared, had_terminal).await;
         tracing::warn!(signal = name, "second signal, ending at once");
         // A handler that never yields could hold the runtime for ever; nothing may delay this.
         process::exit(128 + number);
-    });
-    Ok(Task::new("signals", end, handle))
+    };
+    let run = move || {
+        runtime.block_on(async {
+            select! {
+                () = listen => {}
+                () = ended.cancelled() => {}
+            }
+        });
+    };
+    // It ends with the guard; nobody waits for it.
+    thread::Builder::new().name("signals".into()).spawn(run)?;
+    Ok(Listening { _end: end.drop_guard() })
 }

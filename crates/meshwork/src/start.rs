@@ -15,15 +15,17 @@ use tokio::{
 };
 
 use crate::{
-    Handle, RunError, announce::announce, bind, component::Components, follow, handle::Shared, hooks::Hook,
-    settings, wiring::Wiring,
+    Handle, RunError, announce::announce, bind, check::Check, component::Components, follow, handle::Shared,
+    hooks::Hook, settings, standing, wiring::Wiring,
 };
 
 /// What a started app holds.
 pub(crate) struct Running {
     pub(crate) serving: Option<Serving>,
-    pub(crate) configuration: Task,
-    pub(crate) identity: Vec<Task>,
+    /// Follow the configuration and the readiness: end as soon as it leaves.
+    pub(crate) followers: Vec<Task>,
+    /// Ask and look as long as it lives.
+    pub(crate) watchers: Vec<Task>,
 }
 
 /// One start: what is under way, and until when it must be done.
@@ -39,6 +41,7 @@ pub(crate) struct Start<'a> {
 struct Prepared {
     serving: Option<Serving>,
     configuration: Task,
+    checks: Vec<Task>,
     instance: Instance,
     identity: Identity,
 }
@@ -75,23 +78,26 @@ impl<'a> Start<'a> {
         &self,
         services: Services,
         warm_up: Vec<Hook>,
+        checks: Vec<Check>,
         components: &mut Components,
     ) -> Result<Running, Option<RunError>> {
         let prepared = select! {
-            prepared = self.prepare(services, warm_up, components) => prepared?,
+            prepared = self.prepare(services, warm_up, checks, components) => prepared?,
             _stop = self.shared.control.asked() => {
                 let step = self.step.lock().unwrap_or_else(PoisonError::into_inner);
                 tracing::info!(%step, "asked to stop while starting");
                 return Err(None);
             }
         };
-        let Prepared { serving, configuration, instance, identity } = prepared;
-        let identity = match instance.endpoints.is_empty() {
-            true => Vec::new(),
-            false => announce(self.shared, self.wiring, identity, instance).await?,
-        };
+        let Prepared { serving, configuration, checks, instance, identity } = prepared;
+        let (mut followers, mut watchers) = (vec![configuration], checks);
+        if !instance.endpoints.is_empty() {
+            watchers.extend(announce(self.shared, self.wiring, &identity, instance).await?);
+            followers.extend(standing::spawn(self.shared, self.wiring, identity));
+        }
+        watchers.push(self.shared.stalls.spawn());
         self.shared.health.set_serving(true);
-        Ok(Running { serving, configuration, identity })
+        Ok(Running { serving, followers, watchers })
     }
 
     /// Starts the components, one after the other.
@@ -115,6 +121,7 @@ impl<'a> Start<'a> {
         &self,
         services: Services,
         warm_up: Vec<Hook>,
+        checks: Vec<Check>,
         components: &mut Components,
     ) -> Result<Prepared, RunError> {
         let (shared, wiring) = (self.shared, self.wiring);
@@ -134,6 +141,8 @@ impl<'a> Start<'a> {
         });
 
         self.components(components).await?;
+        let handle = Handle::new(Arc::clone(shared));
+        let checks = checks.into_iter().map(|check| check.spawn(&handle)).collect();
         for hook in warm_up {
             self.begins(hook.name());
             let handle = Handle::new(Arc::clone(shared));
@@ -142,7 +151,7 @@ impl<'a> Start<'a> {
         self.eager().await?;
         self.parts().await?;
         shared.apply_changes(&mut instance);
-        Ok(Prepared { serving, configuration, instance, identity })
+        Ok(Prepared { serving, configuration, checks, instance, identity })
     }
 
     /// Waits for the first answer about every client with `eager = true`; fails on none.

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use futures_util::future::join_all;
+use futures_util::future::{join, join_all};
 use meshwork_client::Channel;
 use meshwork_core::{ErrorChain, Phase};
 use meshwork_server::DrainReport;
@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use crate::{
     Handle, Report, announce::DEREGISTER, component::Components, contain::Failure, control::Stop,
-    handle::Shared, hooks::Hook, start::Running, wiring::Wiring,
+    handle::Shared, hooks::Hook, start::Running, tasks::RunningTasks, wiring::Wiring,
 };
 
 /// What hooks get together even when the drain has used up its deadline.
@@ -26,19 +26,24 @@ pub(crate) struct Losses {
     pub(crate) stuck: bool,
 }
 
+/// Everything that is to be stopped.
+pub(crate) struct Life {
+    pub(crate) running: Running,
+    pub(crate) tasks: RunningTasks,
+    pub(crate) on_stop: Vec<Hook>,
+    pub(crate) components: Components,
+}
+
 /// Stops what runs. `stop` says since when.
 pub(crate) async fn leave(
     shared: &Arc<Shared>,
     wiring: &Wiring,
-    running: Running,
+    life: Life,
     stop: Stop,
-    on_stop: Vec<Hook>,
-    components: Components,
     mut losses: Losses,
 ) -> Report {
-    let Running { serving, configuration, identity: _identity } = running;
-    // Who leaves follows nothing any more.
-    drop(configuration);
+    let Life { running, tasks, on_stop, components } = life;
+    let Running { serving, followers, watchers: _watchers } = running;
     let drain = wiring.config.drain();
     let (settled, deadline) = (stop.since + drain.settle, stop.since + drain.deadline);
     tracing::info!(cause = %stop.cause, settle = ?drain.settle, deadline = ?drain.deadline, "stopping");
@@ -48,6 +53,8 @@ pub(crate) async fn leave(
     if let Some(serving) = &serving {
         serving.leave();
     }
+    // Who leaves follows nothing any more; one that announces must be over before all is taken back.
+    join_all(followers.into_iter().map(|follower| follower.end(LAST_BREATH))).await;
     if deregister(shared, deadline, &mut losses).await {
         // Others need a moment to notice; what they still send is served.
         sleep_until(settled).await;
@@ -56,10 +63,14 @@ pub(crate) async fn leave(
     shared.control.enter(Phase::Draining);
     let hooks: Vec<_> = on_stop.into_iter().rev().chain(components.into_stops()).collect();
     let cut_at = deadline - reserve(&hooks, deadline.saturating_duration_since(Instant::now()));
-    let drained = match serving {
-        Some(serving) => serving.drain(cut_at).await,
-        None => DrainReport::default(),
+    let calls = async {
+        match serving {
+            Some(serving) => serving.drain(cut_at).await,
+            None => DrainReport::default(),
+        }
     };
+    let (drained, cut) = join(calls, tasks.end(cut_at)).await;
+    cut.iter().for_each(|(name, failure)| losses.note(name, failure));
     put_away(shared, hooks, deadline, &mut losses).await;
     let channels = wiring.channels.drain();
     let _unfinished = timeout(LAST_BREATH, join_all(channels.iter().map(Channel::close))).await;

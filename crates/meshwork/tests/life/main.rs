@@ -3,5 +3,7 @@
 
 mod jobs;
 mod rig;
+mod serving;
 mod starting;
 mod stopping;
+mod tasks;

@@ -1,0 +1,55 @@
+//! The service that is started and stopped; its role says what it does wrong.
+
+use std::{future::pending, process::ExitCode, thread, time::Duration};
+
+use axum::{Router, routing::get};
+use meshwork::{App, Component};
+use tokio::runtime;
+
+/// The variable that makes this program a service.
+pub(crate) const ROLE: &str = "LIFE_ROLE";
+
+/// As `#[tokio::main]` makes it, with two workers.
+pub(crate) fn main(role: &str) -> ExitCode {
+    let runtime = runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    runtime.unwrap().block_on(serve(role))
+}
+
+async fn serve(role: &str) -> ExitCode {
+    let routes = Router::new().route("/", get(|| async { "hello" })).route(
+        "/block",
+        get(|| async {
+            println!("blocking");
+            thread::sleep(Duration::MAX);
+        }),
+    );
+    let app = App::new()
+        .with_environment("test")
+        .with_config_dir("/nowhere")
+        .with_config("[service]\nname = \"life\"\n[registry]\nuse = \"none\"\n")
+        .with_config("[drain]\nsettle = \"100ms\"\ndeadline = \"2s\"\n")
+        .http(routes)
+        .component(
+            Component::new("database")
+                .start(|_| async { println!("database starts") })
+                .stop(|_| async { println!("database stops") }),
+        )
+        .job("migrate", |_| async { println!("migrated") })
+        .job("broken", |_| async { Err::<(), _>("row 7 is broken") });
+    let app = app.on_serving(|handle| async move {
+        println!("serving at {}", handle.local_addr().expect("it is bound"));
+    });
+    let app = match role {
+        "slow start" => app.component(Component::new("vault").start(|_| async {
+            println!("vault starts");
+            pending::<()>().await;
+        })),
+        "blocking hook" => app.on_stop(|_| async {
+            println!("hook blocks");
+            thread::sleep(Duration::MAX);
+        }),
+        "panicking hook" => app.on_stop(|_| async { assert_eq!(1, 2, "out of luck") }),
+        _ => app,
+    };
+    app.run().await
+}

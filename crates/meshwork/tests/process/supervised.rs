@@ -1,0 +1,234 @@
+//! What a supervisor does with a service, and what it sees.
+
+use std::{
+    env, fs,
+    io::{BufRead, BufReader, Read, Write},
+    net::TcpStream,
+    os::unix::net::UnixDatagram,
+    process::{Child, Command, Stdio},
+    sync::mpsc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use crate::service::ROLE;
+
+/// No step takes longer.
+const LIMIT: Duration = Duration::from_secs(30);
+
+pub(crate) const TESTS: &[(&str, fn())] = &[
+    ("jobs_run_and_their_exit_codes_say_how_they_ended", jobs),
+    ("a_stop_is_clean_and_quick", clean),
+    ("systemd_hears_ready_stopping_and_the_watchdog", systemd),
+    ("a_notify_socket_that_nobody_reads_or_that_is_gone_changes_nothing", deaf_systemd),
+    ("a_stop_during_the_start_ends_it_and_undoes_it", during_the_start),
+    ("a_hook_that_blocks_its_thread_does_not_hold_the_exit_up", blocking_hook),
+    ("a_hook_that_panics_is_told_and_the_rest_is_put_away", panicking_hook),
+    ("a_second_signal_ends_it_at_once_though_every_worker_is_blocked", second_signal),
+];
+
+/// A service that runs.
+struct Service {
+    child: Child,
+    lines: mpsc::Receiver<String>,
+    said: Vec<String>,
+}
+
+impl Service {
+    fn start(role: &str, args: &[&str], variables: &[(&str, &str)]) -> Self {
+        let mut command = Command::new(env::current_exe().unwrap());
+        command.env(ROLE, role).args(args).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.env("NO_COLOR", "1").env("RUST_LOG", "info").env_remove("NOTIFY_SOCKET");
+        command.envs(variables.iter().copied());
+        let mut child = command.spawn().unwrap();
+        let (sender, lines) = mpsc::channel();
+        let streams: [Box<dyn Read + Send>; 2] =
+            [Box::new(child.stdout.take().unwrap()), Box::new(child.stderr.take().unwrap())];
+        for stream in streams {
+            let sender = sender.clone();
+            thread::spawn(move || {
+                for line in BufReader::new(stream).lines().map_while(Result::ok) {
+                    let _gone = sender.send(line);
+                }
+            });
+        }
+        Self { child, lines, said: Vec::new() }
+    }
+
+    /// Waits until it says `text`.
+    fn says(&mut self, text: &str) -> String {
+        let limit = Instant::now() + LIMIT;
+        loop {
+            let left = limit.saturating_duration_since(Instant::now());
+            let line = self.lines.recv_timeout(left);
+            let line = line.unwrap_or_else(|_| panic!("never said `{text}`, but {:#?}", self.said));
+            self.said.push(line.clone());
+            if line.contains(text) {
+                return line;
+            }
+        }
+    }
+
+    fn signal(&self, name: &str) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args([&format!("-{name}"), &pid]).status().unwrap().success());
+    }
+
+    /// Its exit code and all that it said.
+    fn ended(mut self) -> (Option<i32>, String) {
+        let limit = Instant::now() + LIMIT;
+        let status = loop {
+            match self.child.try_wait().unwrap() {
+                Some(status) => break status,
+                None if Instant::now() < limit => thread::sleep(Duration::from_millis(5)),
+                None => {
+                    self.child.kill().unwrap();
+                    panic!("does not end; it said {:#?}", self.said);
+                }
+            }
+        };
+        self.said.extend(self.lines.iter());
+        (status.code(), self.said.join("\n"))
+    }
+}
+
+fn jobs() {
+    let run = |arg: &str| Service::start("plain", &[arg], &[]).ended();
+    let (code, said) = run("--job=migrate");
+    assert_eq!(code, Some(0), "{said}");
+    let order = ["database starts", "migrated", "database stops"].map(|line| said.find(line).unwrap());
+    assert!(order.is_sorted(), "{said}");
+    assert!(!said.contains("serving at"), "{said}");
+    let (code, said) = run("--job=broken");
+    assert_eq!(code, Some(7), "{said}");
+    assert!(said.contains("job `broken`") && said.contains("row 7 is broken"), "{said}");
+    assert!(said.contains("database stops"), "{said}");
+    let (code, said) = run("--job=mgirate");
+    assert_eq!(code, Some(2), "{said}");
+    assert!(said.contains("no job `mgirate`; there are `migrate`, `broken`"), "{said}");
+    let (code, said) = run("--help");
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("--job=NAME") && said.contains("  migrate\n  broken"), "{said}");
+    assert!(!said.contains("database starts"), "{said}");
+}
+
+fn clean() {
+    for signal in ["TERM", "INT"] {
+        let mut service = Service::start("plain", &[], &[]);
+        service.says("serving at");
+        let began = Instant::now();
+        service.signal(signal);
+        let (code, said) = service.ended();
+        assert_eq!(code, Some(0), "{said}");
+        assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
+    }
+}
+
+/// A socket as systemd has it.
+fn manager(name: &str) -> (UnixDatagram, String) {
+    let path = env::temp_dir().join(format!("meshwork-{name}-{}", std::process::id()));
+    let _absent = fs::remove_file(&path);
+    let socket = UnixDatagram::bind(&path).unwrap();
+    socket.set_read_timeout(Some(LIMIT)).unwrap();
+    (socket, path.display().to_string())
+}
+
+fn systemd() {
+    let (socket, path) = manager("manager");
+    let hears = |text: &str| {
+        let mut seen = String::new();
+        while !seen.contains(text) {
+            let mut message = [0; 256];
+            let read = socket.recv(&mut message).unwrap_or_else(|_| panic!("no `{text}`: {seen}"));
+            seen.push_str(std::str::from_utf8(&message[..read]).unwrap());
+        }
+        seen
+    };
+    let mut service = Service::start("plain", &[], &[("NOTIFY_SOCKET", &path), ("WATCHDOG_USEC", "200000")]);
+    service.says("serving at");
+    hears("READY=1");
+    for _ in 0..3 {
+        hears("WATCHDOG=1");
+    }
+    service.signal("TERM");
+    hears("STOPPING=1");
+    assert_eq!(service.ended().0, Some(0));
+    fs::remove_file(path).unwrap();
+
+    // Until it serves it is not ready.
+    let (socket, path) = manager("starting");
+    let mut service = Service::start("slow start", &[], &[("NOTIFY_SOCKET", &path)]);
+    service.says("vault starts");
+    socket.set_nonblocking(true).unwrap();
+    assert!(socket.recv(&mut [0; 16]).is_err());
+    service.signal("TERM");
+    assert_eq!(service.ended().0, Some(0));
+    fs::remove_file(path).unwrap();
+}
+
+fn deaf_systemd() {
+    let (_socket, path) = manager("deaf");
+    for path in [path.as_str(), "/nowhere/at/all"] {
+        let variables = [("NOTIFY_SOCKET", path), ("WATCHDOG_USEC", "2000")];
+        let mut service = Service::start("plain", &[], &variables);
+        service.says("serving at");
+        thread::sleep(Duration::from_millis(300));
+        service.signal("TERM");
+        let (code, said) = service.ended();
+        assert_eq!(code, Some(0), "{said}");
+    }
+    fs::remove_file(path).unwrap();
+}
+
+fn during_the_start() {
+    let mut service = Service::start("slow start", &[], &[]);
+    service.says("vault starts");
+    let began = Instant::now();
+    service.signal("TERM");
+    let (code, said) = service.ended();
+    assert_eq!(code, Some(0), "{said}");
+    assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
+    assert!(said.contains("component `vault`") && said.contains("database stops"), "{said}");
+}
+
+fn blocking_hook() {
+    let mut service = Service::start("blocking hook", &[], &[]);
+    service.says("serving at");
+    let began = Instant::now();
+    service.signal("TERM");
+    let (code, said) = service.ended();
+    assert_eq!(code, Some(6), "{said}");
+    // The drain's deadline, what `run` leaves `main`, and a slow machine.
+    assert!(began.elapsed() < Duration::from_millis(2_500) * 3, "{:?}", began.elapsed());
+    assert!(said.contains("`on_stop` hook 1") && said.contains("blocks its thread"), "{said}");
+}
+
+fn panicking_hook() {
+    let mut service = Service::start("panicking hook", &[], &[]);
+    service.says("serving at");
+    service.signal("TERM");
+    let (code, said) = service.ended();
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("out of luck") && said.contains("database stops"), "{said}");
+}
+
+fn second_signal() {
+    let mut service = Service::start("plain", &[], &[]);
+    let line = service.says("serving at");
+    let addr = line.rsplit(' ').next().unwrap().to_owned();
+    // One for each worker; a third may wait for ever.
+    let mut peers = Vec::new();
+    for _ in 0..2 {
+        let mut peer = TcpStream::connect(&addr).unwrap();
+        peer.write_all(b"GET /block HTTP/1.1\r\nhost: a\r\n\r\n").unwrap();
+        peers.push(peer);
+    }
+    service.says("blocking");
+    service.signal("TERM");
+    thread::sleep(Duration::from_millis(100));
+    let began = Instant::now();
+    service.signal("TERM");
+    let (code, said) = service.ended();
+    assert_eq!(code, Some(143), "{said}");
+    assert!(began.elapsed() < Duration::from_millis(2_000), "{:?}", began.elapsed());
+}
