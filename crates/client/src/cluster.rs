@@ -5,7 +5,7 @@
 
 use std::{collections::HashMap, future, pin::pin, sync::Arc, time::Duration};
 
-use meshwork_balance::{Arrival, Member, Node, NodeKey};
+use meshwork_balance::{Arrival, Member, Node, NodeKey, Roster};
 use meshwork_core::{Instance, Instances, Snapshot, Staleness, Task, Timestamp, Watch};
 use tokio_util::sync::CancellationToken;
 
@@ -72,6 +72,9 @@ struct Book {
     /// Links that more than one entry uses.
     crowded: usize,
     lists: [List; 2],
+    rosters: [Roster; 2],
+    /// What calls read before the last change; its members are used again at the next one.
+    replaced: [Option<Arc<Store>>; 2],
     aperture: Aperture,
     standing: Standing,
 }
@@ -103,6 +106,11 @@ struct Entry {
 }
 
 impl Entry {
+    /// Its member, where it has a place.
+    fn member(&self) -> &Member {
+        &self.place.as_ref().expect("invariant: each entry has its place").1
+    }
+
     /// Whether it is of this very record, with this weight.
     fn is(&self, instance: &Arc<Instance>, weight: Option<u16>) -> bool {
         Arc::ptr_eq(&self.instance, instance) && self.weight == weight
@@ -127,6 +135,8 @@ impl Book {
             links: HashMap::new(),
             crowded: 0,
             lists: Default::default(),
+            rosters: Default::default(),
+            replaced: Default::default(),
             aperture,
             standing: Standing::default(),
         }
@@ -169,23 +179,27 @@ impl Book {
             return;
         }
         tracing::debug!(service = %self.shared.service, "nobody calls: connections are given up");
-        for kind in Kind::ALL.into_iter().filter(|kind| self.shared.is_wanted(*kind)) {
+        for kind in Kind::ALL {
+            if !self.shared.is_wanted(kind) {
+                continue;
+            }
             self.store(kind, Some(Pending { cause: None }), Arc::new([]));
             // After the store: a call that asks anew from here on finds it.
             self.shared.forget(kind);
         }
         self.lists = Default::default();
+        self.forget();
         self.crowded = 0;
         self.links.drain().for_each(|(_, held)| held.link.close());
     }
 
     /// Nothing was ever read.
-    fn pend(&self, kind: Kind, staleness: &Staleness) {
+    fn pend(&mut self, kind: Kind, staleness: &Staleness) {
         let pending = Some(Pending { cause: staleness.cause().cloned() });
         self.store(kind, pending, Arc::new([]));
     }
 
-    fn store(&self, kind: Kind, pending: Option<Pending>, members: Arc<[Member]>) {
+    fn store(&mut self, kind: Kind, pending: Option<Pending>, members: Arc<[Member]>) {
         let rules = self.shared.rules.load_full();
         let pickers = Pickers::new(&rules, &self.shared.config.local, &self.standing, &members);
         let List { entries, aside, not_up, .. } = &self.lists[kind as usize];
@@ -199,7 +213,7 @@ impl Book {
             forbidden: placeless().filter(forbidden).count(),
         };
         let store = Store { pending, members, pickers, tally };
-        self.shared.group(kind).store.store(Arc::new(store));
+        self.replaced[kind as usize] = Some(self.shared.group(kind).store.swap(Arc::new(store)));
     }
 
     /// Brings the members in line with the view.
@@ -212,9 +226,32 @@ impl Book {
             self.merge(kind, list, &chosen)
         };
         (list.aside, list.not_up) = (chosen.aside, chosen.not_up);
-        let members = if self.crowded > 0 { self.distinct(&list.entries) } else { all(&list.entries) };
+        let members =
+            if self.crowded > 0 { self.distinct(&list.entries) } else { self.all(kind, &list.entries) };
         self.lists[kind as usize] = list;
         self.store(kind, None, members);
+    }
+
+    /// All members, in what calls read before the last change where nobody reads it any more.
+    fn all(&mut self, kind: Kind, entries: &[Entry]) -> Arc<[Member]> {
+        let roster = &mut self.rosters[kind as usize];
+        if let Some(Store { members, pickers, .. }) =
+            self.replaced[kind as usize].take().and_then(Arc::into_inner)
+        {
+            drop(pickers);
+            roster.take_back(members);
+        }
+        if entries.iter().all(|entry| entry.place.is_some()) {
+            return roster.list(entries.iter().map(Entry::member));
+        }
+        roster.forget();
+        entries.iter().filter_map(|entry| entry.place.as_ref()).map(|(_, member)| member.clone()).collect()
+    }
+
+    /// Lets go of what calls read before.
+    fn forget(&mut self) {
+        self.replaced = Default::default();
+        self.rosters.iter_mut().for_each(Roster::forget);
     }
 
     /// The same ids as before: only changed records are touched.
@@ -237,6 +274,10 @@ impl Book {
         let mut old = list.entries.into_iter().peekable();
         for (at, instance) in chosen.instances.iter().enumerate() {
             let weight = chosen.weight(at);
+            if let Some(same) = old.next_if(|entry| entry.is(instance, weight)) {
+                entries.push(same);
+                continue;
+            }
             while let Some(gone) = old.next_if(|entry| entry.instance.id < instance.id) {
                 removed += 1;
                 self.release(gone.place);
@@ -301,12 +342,17 @@ impl Book {
 
     /// Gives up the connections that no record leads to any more.
     fn drop_unused(&mut self) {
+        let before = self.links.len();
         self.links.retain(|_, held| {
             if held.users == 0 {
                 held.link.close();
             }
             held.users > 0
         });
+        // Their nodes must not live on until the next change.
+        if self.links.len() < before {
+            self.forget();
+        }
     }
 
     /// One member per link, where several records share one: the record that its connection has confirmed,
@@ -331,18 +377,6 @@ impl Book {
         let chosen = entries.iter().enumerate().filter(is_best);
         chosen.filter_map(|(_, entry)| entry.place.as_ref()).map(|(_, member)| member.clone()).collect()
     }
-}
-
-fn all(entries: &[Entry]) -> Arc<[Member]> {
-    if entries.iter().all(|entry| entry.place.is_some()) {
-        // Of known length: one allocation, one pass.
-        let member = |entry: &Entry| {
-            let (_, member) = entry.place.as_ref().expect("invariant: each entry has its place");
-            member.clone()
-        };
-        return entries.iter().map(member).collect();
-    }
-    entries.iter().filter_map(|entry| entry.place.as_ref()).map(|(_, member)| member.clone()).collect()
 }
 
 /// A new link with its node; its owner begins to dial.
