@@ -57,9 +57,9 @@ pub use env::IgnoredVariable;
 pub use error::{ConfigError, Mistake, Origin};
 pub use registry::RegistryConfig;
 pub use schema::{
-    AdvertiseConfig, Balance, ClientConfig, DrainConfig, Fallback, IpFamily, LimitConfig, MethodConfig,
-    MethodRetryConfig, OnLoss, ReadinessConfig, RetryConfig, Scheme, ServerConfig, ServiceConfig,
-    SubsetConfig, TlsConfig,
+    AdvertiseConfig, Balance, ClientAuth, ClientConfig, DrainConfig, Fallback, IpFamily, LimitConfig,
+    MethodConfig, MethodRetryConfig, OnLoss, ReadinessConfig, RetryConfig, Scheme, ServerConfig,
+    ServiceConfig, ServiceTlsConfig, SubsetConfig, TlsConfig,
 };
 pub use stamps::Stamps;
 pub use table::RegistryTable;

@@ -2,8 +2,9 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
-use meshwork_core::{Endpoint, Instance, Labels, Scheme};
-use meshwork_server::{Listener, Services};
+use meshwork_config::ServiceTlsConfig;
+use meshwork_core::{Endpoint, Error, Instance, Labels, Scheme};
+use meshwork_server::{Inherited, Listener, Services};
 use tokio::net::lookup_host;
 
 use crate::{RunError, advertise, wiring::Wiring};
@@ -43,11 +44,86 @@ pub(crate) async fn all(wiring: &Wiring, services: Services) -> Result<Vec<Bound
             return Err(wiring.config.error(key, text).into());
         }
     };
-    let mut bound = vec![Bound { listener: listen(wiring, key, addr).await?, services }];
+    let mut given = Given::take()?;
+    let mut bound = vec![Bound { listener: open(wiring, &mut given, key, addr).await?, services }];
     if let Some((services, addr)) = second {
-        bound.push(Bound { listener: listen(wiring, "service.grpc", addr).await?, services });
+        bound.push(Bound { listener: open(wiring, &mut given, "service.grpc", addr).await?, services });
     }
+    given.refuse_rest()?;
     Ok(bound)
+}
+
+/// The sockets that the process was started with; each takes the place of a listener of the configuration.
+struct Given(Vec<Inherited>);
+
+impl Given {
+    fn take() -> Result<Self, RunError> {
+        let taken = Inherited::take();
+        Ok(Self(taken.map_err(|e| Error::invalid("taking over sockets").with_source(e))?))
+    }
+
+    /// The one whose `FileDescriptorName=` is `http` or `grpc`, as the key's end says; else the first that has neither
+    /// name.
+    fn next(&mut self, key: &str) -> Option<Listener> {
+        let wanted = key.rsplit('.').next().unwrap_or(key);
+        let named = |socket: &Inherited| socket.name.as_deref() == Some(wanted);
+        let unnamed = |socket: &Inherited| !matches!(socket.name.as_deref(), Some("http" | "grpc"));
+        let place = self.0.iter().position(named).or_else(|| self.0.iter().position(unnamed))?;
+        Some(self.0.remove(place).listener)
+    }
+
+    /// A socket that nobody serves would keep its callers waiting for ever.
+    fn refuse_rest(self) -> Result<(), RunError> {
+        match self.0.first() {
+            None => Ok(()),
+            Some(socket) => {
+                let (addr, name) = (socket.listener.local_addr(), socket.name.as_deref().unwrap_or_default());
+                let text = format!("socket {addr} (`{name}`) was handed over and nothing serves it");
+                Err(Error::invalid(text).into())
+            }
+        }
+    }
+}
+
+/// A listener that was handed over, or else one of our own; with TLS where `[service.tls]` is.
+async fn open(wiring: &Wiring, given: &mut Given, key: &str, text: &str) -> Result<Listener, RunError> {
+    let listener = match given.next(key) {
+        Some(listener) => {
+            tracing::info!(addr = %listener.local_addr(), key, "socket taken over");
+            listener
+        }
+        None => listen(wiring, key, text).await?,
+    };
+    match &wiring.config.service().tls {
+        Some(said) => secure(wiring, listener, said).await,
+        None => Ok(listener),
+    }
+}
+
+#[cfg(feature = "tls")]
+async fn secure(_: &Wiring, listener: Listener, said: &ServiceTlsConfig) -> Result<Listener, RunError> {
+    use meshwork_config::ClientAuth as Said;
+    use meshwork_server::{ClientAuth, ServerTlsConfig, Tls};
+
+    let mut config = ServerTlsConfig::default();
+    config.cert_file.clone_from(&said.cert_file);
+    config.key_file.clone_from(&said.key_file);
+    config.client_ca_file.clone_from(&said.client_ca_file);
+    config.client_auth = match said.client_auth {
+        Said::Optional => ClientAuth::Optional,
+        // `required`, and what a newer configuration may know.
+        _ => ClientAuth::Required,
+    };
+    let tls = Tls::new("`[service.tls]`", config)?;
+    tls.check().await?;
+    Ok(listener.with_encryption(tls))
+}
+
+#[cfg(not(feature = "tls"))]
+#[expect(clippy::unused_async, reason = "it reads files where there is TLS")]
+async fn secure(wiring: &Wiring, _: Listener, _: &ServiceTlsConfig) -> Result<Listener, RunError> {
+    let text = "this build has no TLS\nadd the feature: cargo add meshwork --features tls";
+    Err(wiring.config.error("service.tls", text).into())
 }
 
 async fn listen(wiring: &Wiring, key: &str, text: &str) -> Result<Listener, RunError> {
@@ -89,9 +165,10 @@ pub(crate) fn record(wiring: &Wiring, bound: &[Bound]) -> Result<Instance, RunEr
     let machine = advertise::candidates();
     for bound in bound {
         let (host, port) = advertise::choose(&service.advertise, bound.listener.local_addr(), &machine)?;
+        let secure = bound.listener.is_encrypted();
         let offered = [
-            bound.services.has_http().then_some(Scheme::Http),
-            bound.services.has_grpc().then_some(Scheme::Grpc),
+            bound.services.has_http().then_some(if secure { Scheme::Https } else { Scheme::Http }),
+            bound.services.has_grpc().then_some(if secure { Scheme::Grpcs } else { Scheme::Grpc }),
         ];
         for scheme in offered.into_iter().flatten() {
             instance.endpoints.push(Endpoint::new(scheme, host.clone(), port)?);

@@ -1,14 +1,20 @@
 //! From the configuration's words to the settings of server and client.
 
-use meshwork_config::Config;
-use meshwork_server::ServerConfig;
+use std::num::NonZeroU32;
+
+use meshwork_config::{Config, ConfigError};
+use meshwork_core::ErrorChain;
+use meshwork_server::{ServerConfig, ShedPolicy};
 
 mod client;
 
 pub(crate) use client::{Callee, client, connect, is_live};
 
 /// `[server]` and what of `[service]` concerns the server.
-pub(crate) fn server(config: &Config) -> ServerConfig {
+///
+/// # Errors
+/// A network that is none.
+pub(crate) fn server(config: &Config) -> Result<ServerConfig, ConfigError> {
     let said = config.server();
     let mut server = ServerConfig::default();
     server.max_connections = said.max_connections.get() as usize;
@@ -21,6 +27,18 @@ pub(crate) fn server(config: &Config) -> ServerConfig {
     server.default_deadline = said.default_deadline;
     server.keep_alive_interval = said.keep_alive_interval;
     server.keep_alive_timeout = said.keep_alive_timeout;
+    server.idle_timeout = said.idle_timeout;
+    server.body_idle_timeout = said.body_idle_timeout;
+    server.max_connection_age = said.max_connection_age;
+    server.max_stream_age = said.max_stream_age;
+    server.max_cancelled_requests = said.max_cancelled_requests.get();
+    server.max_concurrent_requests = said.max_concurrent_requests.map(NonZeroU32::get);
+    server.shed = said.shed.then(ShedPolicy::default);
+    let networks = said.critical_from.iter().map(|text| text.parse());
+    server.critical_from = networks
+        .collect::<Result<_, _>>()
+        .map_err(|error| config.error("server.critical_from", ErrorChain(&error).to_string()))?;
+    server.critical_identities.clone_from(&said.critical_identities);
     server.edge = config.service().edge;
-    server
+    Ok(server)
 }

@@ -133,9 +133,9 @@ impl<'a> Start<'a> {
         let identity = Identity::new();
         identity.set([(&instance.service, &instance.id)]);
         let mut bound = bound.into_iter();
+        let settings = settings::server(&wiring.config)?;
         let serving = bound.next().map(|first| {
-            let server =
-                Server::new(settings::server(&wiring.config), identity.clone(), shared.health.clone());
+            let server = Server::new(settings, identity.clone(), shared.health.clone());
             let serving = server.serve(first.listener, first.services);
             bound.fold(serving, |serving, bound| serving.also(bound.listener, bound.services))
         });

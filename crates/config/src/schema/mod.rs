@@ -18,7 +18,9 @@ pub use drain::DrainConfig;
 pub use limit::LimitConfig;
 pub use method::{MethodConfig, MethodRetryConfig};
 pub use server::ServerConfig;
-pub use service::{AdvertiseConfig, IpFamily, OnLoss, ReadinessConfig, ServiceConfig};
+pub use service::{
+    AdvertiseConfig, ClientAuth, IpFamily, OnLoss, ReadinessConfig, ServiceConfig, ServiceTlsConfig,
+};
 pub use subset::{Fallback, SubsetConfig};
 
 pub(crate) use review::{Review, Reviewed};
@@ -42,6 +44,7 @@ pub(crate) fn keys() -> Vec<String> {
     add("service", fields_of::<ServiceConfig>());
     add("service.advertise", fields_of::<AdvertiseConfig>());
     add("service.readiness", fields_of::<ReadinessConfig>());
+    add("service.tls", fields_of::<ServiceTlsConfig>());
     add("server", fields_of::<ServerConfig>());
     add("drain", fields_of::<DrainConfig>());
     add("client.*", fields_of::<ClientConfig>());

@@ -39,6 +39,28 @@ pub struct ServerConfig {
     /// How long a ping may stay unanswered before its connection is closed. Default: 20s.
     #[serde(with = "duration")]
     pub keep_alive_timeout: Duration,
+    /// How long an HTTP/1 connection may stay idle between two requests. Default: 75s.
+    #[serde(with = "duration")]
+    pub idle_timeout: Duration,
+    /// How long nothing of an HTTP request's body may come while its handler waits for it. Default: 30s.
+    #[serde(with = "duration")]
+    pub body_idle_timeout: Duration,
+    /// How old a connection may become, give or take a tenth; nothing in flight is cut. Default: none.
+    #[serde(with = "duration::option")]
+    pub max_connection_age: Option<Duration>,
+    /// How old an answer that streams may become, give or take a tenth; its connection stays. Default: none.
+    #[serde(with = "duration::option")]
+    pub max_stream_age: Option<Duration>,
+    /// Requests of one connection that may be cancelled within a second, 1 or more; one more closes it. Default: 4096.
+    pub max_cancelled_requests: NonZeroU32,
+    /// Requests inside at a time, streams included, 1 or more; one more is refused as overloaded. Default: none.
+    pub max_concurrent_requests: Option<NonZeroU32>,
+    /// True to find by latency how many requests may be inside, and to refuse the others by priority. Default: false.
+    pub shed: bool,
+    /// Networks whose callers may say priority `critical`, `10.0.0.0/8`; from elsewhere it becomes `normal`. Default: none.
+    pub critical_from: Vec<String>,
+    /// SPIFFE ids or DNS names in callers' certificates that may say priority `critical` besides. Default: none.
+    pub critical_identities: Vec<String>,
 }
 
 impl Default for ServerConfig {
@@ -57,6 +79,15 @@ impl Default for ServerConfig {
             default_deadline: None,
             keep_alive_interval: Duration::from_secs(20),
             keep_alive_timeout: Duration::from_secs(20),
+            idle_timeout: Duration::from_secs(75),
+            body_idle_timeout: Duration::from_secs(30),
+            max_connection_age: None,
+            max_stream_age: None,
+            max_cancelled_requests: const { count(4096) },
+            max_concurrent_requests: None,
+            shed: false,
+            critical_from: Vec::new(),
+            critical_identities: Vec::new(),
         }
     }
 }
@@ -68,6 +99,10 @@ impl Reviewed for ServerConfig {
         review.positive("max_deadline", Some(self.max_deadline));
         review.positive("default_deadline", self.default_deadline);
         review.positive("keep_alive_timeout", Some(self.keep_alive_timeout));
+        review.positive("idle_timeout", Some(self.idle_timeout));
+        review.positive("body_idle_timeout", Some(self.body_idle_timeout));
+        review.positive("max_connection_age", self.max_connection_age);
+        review.positive("max_stream_age", self.max_stream_age);
         review.require(HEADERS_BYTES.contains(&self.max_headers_bytes), "max_headers_bytes", || {
             format!(
                 "{} is not within {} to {}",

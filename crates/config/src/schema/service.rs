@@ -7,6 +7,7 @@ use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv6Addr},
     num::NonZeroU16,
+    path::PathBuf,
     time::Duration,
 };
 
@@ -47,6 +48,35 @@ pub struct ServiceConfig {
     pub start_timeout: Duration,
     /// What follows when a part of a serving instance is not ready any more.
     pub readiness: ReadinessConfig,
+    /// TLS at every listener. Default: none.
+    pub tls: Option<ServiceTlsConfig>,
+}
+
+/// `[service.tls]`: TLS at the listeners. Files are read again when they have changed; what cannot be used then changes nothing, with one warning.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct ServiceTlsConfig {
+    /// PEM certificate, with its chain. Needed.
+    pub cert_file: Option<PathBuf>,
+    /// PEM key of `cert_file`. Needed.
+    pub key_file: Option<PathBuf>,
+    /// PEM certificates that sign those of the callers. Default: none; callers are then not asked for one.
+    pub client_ca_file: Option<PathBuf>,
+    /// Whether a caller must show a certificate, where there is a `client_ca_file`: `required` or `optional`. Default: `required`.
+    pub client_auth: ClientAuth,
+}
+
+/// Whether a caller must show a certificate.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum ClientAuth {
+    /// A caller without one is refused.
+    #[default]
+    Required,
+    /// A caller without one is served; one with a certificate that nobody we trust signed is not.
+    Optional,
 }
 
 /// `[service.readiness]`: what the registry is told when a part of a serving instance loses its readiness. `/.meshwork/ready` and gRPC health change at once; these times keep a part that comes and goes from making every client follow.
@@ -137,6 +167,7 @@ impl Default for ServiceConfig {
             version: None,
             start_timeout: Duration::from_secs(90),
             readiness: ReadinessConfig::default(),
+            tls: None,
         }
     }
 }

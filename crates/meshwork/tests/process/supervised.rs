@@ -3,8 +3,8 @@
 use std::{
     env, fs,
     io::{BufRead, BufReader, Read, Write},
-    net::TcpStream,
-    os::unix::net::UnixDatagram,
+    net::{TcpListener, TcpStream},
+    os::{fd::OwnedFd, unix::net::UnixDatagram},
     process::{Child, Command, Stdio},
     sync::mpsc,
     thread,
@@ -21,6 +21,7 @@ pub(crate) const TESTS: &[(&str, fn())] = &[
     ("a_stop_is_clean_and_quick", clean),
     ("systemd_hears_ready_stopping_and_the_watchdog", systemd),
     ("a_notify_socket_that_nobody_reads_or_that_is_gone_changes_nothing", deaf_systemd),
+    ("a_socket_that_was_handed_over_is_served_and_keeps_its_callers_over_a_restart", handed_over),
     ("a_stop_during_the_start_ends_it_and_undoes_it", during_the_start),
     ("a_hook_that_blocks_its_thread_does_not_hold_the_exit_up", blocking_hook),
     ("a_hook_that_panics_is_told_and_the_rest_is_put_away", panicking_hook),
@@ -37,7 +38,12 @@ struct Service {
 impl Service {
     fn start(role: &str, args: &[&str], variables: &[(&str, &str)]) -> Self {
         let mut command = Command::new(env::current_exe().unwrap());
-        command.env(ROLE, role).args(args).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.args(args);
+        Self::spawn(command, role, variables)
+    }
+
+    fn spawn(mut command: Command, role: &str, variables: &[(&str, &str)]) -> Self {
+        command.env(ROLE, role).stdout(Stdio::piped()).stderr(Stdio::piped());
         command.env("NO_COLOR", "1").env("RUST_LOG", "info").env_remove("NOTIFY_SOCKET");
         command.envs(variables.iter().copied());
         let mut child = command.spawn().unwrap();
@@ -178,6 +184,44 @@ fn deaf_systemd() {
         assert_eq!(code, Some(0), "{said}");
     }
     fs::remove_file(path).unwrap();
+}
+
+/// As systemd does it: the socket is the supervisor's, and the service gets it as its third descriptor.
+fn handed_over() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap();
+    let ask = || {
+        let mut peer = TcpStream::connect(addr).unwrap();
+        peer.set_read_timeout(Some(LIMIT)).unwrap();
+        peer.write_all(b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").unwrap();
+        peer
+    };
+    let answered = |mut peer: TcpStream| {
+        let mut answer = String::new();
+        peer.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("hello"), "{answer}");
+    };
+    // A shell hands the descriptor over under the right number and says its own process id, which exec keeps.
+    let start = || {
+        let script = "exec 3<&0; export LISTEN_PID=$$ LISTEN_FDS=1; exec \"$0\"";
+        let mut command = Command::new("sh");
+        command.args(["-c", script]).arg(env::current_exe().unwrap());
+        command.stdin(Stdio::from(OwnedFd::from(listener.try_clone().unwrap())));
+        let mut service = Service::spawn(command, "plain", &[]);
+        let line = service.says("serving at");
+        assert!(line.ends_with(&addr.to_string()), "{line}");
+        service
+    };
+    for _ in 0..2 {
+        // Whoever came before it began waits in the socket.
+        let early = ask();
+        let service = start();
+        answered(early);
+        answered(ask());
+        service.signal("TERM");
+        let (code, said) = service.ended();
+        assert_eq!(code, Some(0), "{said}");
+    }
 }
 
 fn during_the_start() {
