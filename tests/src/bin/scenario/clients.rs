@@ -81,7 +81,7 @@ impl Clients {
             let _opening = channel.ready().await;
         }
         let is_connected = |node: &NodeView| node.state == ConnectionState::Connected;
-        // Also those of the kind that is not called: what they cost must not fall into what is measured.
+        // All of them: what connecting costs must not fall into what is measured.
         let all = |channel: &Channel| {
             let known = channel.nodes();
             known.len() >= nodes && known.iter().all(is_connected)
