@@ -234,6 +234,11 @@ fn code_of_reset(reason: h2::Reason) -> Code {
     }
 }
 
+/// Whether the peer ended a connection because it was asked too much of: ENHANCE_YOUR_CALM.
+pub(crate) fn says_calm_down(error: &hyper::Error) -> bool {
+    h2_of(error).is_some_and(|h2| h2.is_remote() && h2.reason() == Some(h2::Reason::ENHANCE_YOUR_CALM))
+}
+
 fn h2_of(error: &hyper::Error) -> Option<&h2::Error> {
     error.source()?.downcast_ref()
 }

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     CallError, CallErrorKind, ConnectionState,
     dial::{self, Dialled},
+    failure::says_calm_down,
     held::{Held, SHORT_LIVED},
     http1::Http1,
     lines::Place,
@@ -92,8 +93,12 @@ async fn serve_http2(
     let served = held.connection.calls() > calls;
     // Its queue is handed back to the calls in it, which go elsewhere.
     drop(held);
-    if served || opened.elapsed() >= SHORT_LIVED {
+    let is_told = error.as_ref().is_some_and(says_calm_down);
+    let lasted = opened.elapsed() >= SHORT_LIVED;
+    if lasted || (served && !is_told) {
         backoff.reset();
+    }
+    if (served || lasted) && !is_told {
         return None;
     }
     let text = match error {

@@ -142,8 +142,20 @@ async fn a_peer_that_never_answers_costs_the_time_allowed() {
 }
 
 #[tokio::test]
-async fn a_goaway_to_every_stream_delivers_nothing() {
-    fails(Evil::CalmDown, CallErrorKind::Transport, Delivered::No).await;
+async fn a_goaway_to_every_stream_delivers_nothing_and_is_dialled_ever_more_rarely() {
+    let scene = Scene::of(Evil::CalmDown).await;
+    let begun = Instant::now();
+    let mut calls = 0;
+    while begun.elapsed() < Duration::from_secs(1) {
+        let error = scene.ask_within(300 * MS).await.expect_err("nobody answers");
+        assert_eq!(error.delivered(), Delivered::No, "{error}");
+        assert!(!error.attempts().is_empty(), "{error}");
+        calls += 1;
+    }
+    // With pauses of about 100, 200, 400 and 800 ms, whoever calls.
+    let most = 5 + begun.elapsed().as_secs() as usize;
+    assert!(scene.villain.accepted() <= most, "{} dials by {calls} calls", scene.villain.accepted());
+    scene.neighbours_are_unharmed().await;
 }
 
 #[tokio::test]
