@@ -11,6 +11,7 @@ use crate::{
     chance::{below, scramble},
     draw::Urn,
     latency::alike,
+    node::UNHEALTHY,
     pair::{self, Load},
 };
 
@@ -95,8 +96,14 @@ fn better<'a>(first: &'a Member, second: &'a Member, now: Now, peers: &Peers) ->
     };
     let ((a, first_latency), (b, second_latency)) = (judged(first), judged(second));
     let second_is_better = match (first_latency, second_latency) {
-        (Some(first), Some(second)) if !alike(first, second) => {
-            second * (b.calls + 1.0) / b.weight < first * (a.calls + 1.0) / a.weight
+        (Some(c), Some(d)) if !alike(c, d) => {
+            let fails = |member: &Member| member.node().state.load(Relaxed) & UNHEALTHY != 0;
+            match (fails(first), fails(second)) {
+                // However many calls wait at the other one: one that fails is idle because it does no work.
+                (true, false) => true,
+                (false, true) => false,
+                _ => d * (b.calls + 1.0) / b.weight < c * (a.calls + 1.0) / a.weight,
+            }
         }
         _ => pair::second_is_lighter((first, a), (second, b)),
     };

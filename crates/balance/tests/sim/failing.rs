@@ -80,6 +80,25 @@ fn never_says_no_node_while_one_accepts() {
 }
 
 #[test]
+fn a_failing_node_beyond_the_cap_attracts_no_calls_however_many_wait_elsewhere() {
+    let mut worst = 0.0f64;
+    for seed in 0..seeds(4) {
+        let load = Load::new(10, 5_000.0, 40);
+        let record = run(seed, &load, |rng, node, at| {
+            let fails = node < 4 && at < 20 * SECOND;
+            if fails { Reply::Fails { after: MS } } else { Reply::Ok { after: rng.between(80 * MS, 120 * MS) } }
+        });
+        let late = record.calls.iter().filter(|call| (10 * SECOND..20 * SECOND).contains(&call.began));
+        let (failed, all) = late.fold((0, 0), |(failed, all), call| (failed + u32::from(!call.ok), all + 1));
+        worst = worst.max(f64::from(failed) / f64::from(all));
+        let uneven = record.unevenness(10, 35 * SECOND, 40 * SECOND);
+        assert!(uneven <= 0.2, "seed {seed}: all good again, but uneven by {uneven}");
+    }
+    println!("4 of 10 fail in 1 ms, 5000 rps of 100 ms: at most {:.2} % failed", worst * 100.0);
+    assert!(worst <= 0.002, "{worst}");
+}
+
+#[test]
 fn a_node_that_fails_at_random_is_ejected_within_ten_seconds() {
     const SINCE: u64 = 12 * SECOND;
     let (mut share, mut times) = (0.0f64, Vec::new());
