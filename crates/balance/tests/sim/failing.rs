@@ -86,7 +86,11 @@ fn a_failing_node_beyond_the_cap_attracts_no_calls_however_many_wait_elsewhere()
         let load = Load::new(10, 5_000.0, 40);
         let record = run(seed, &load, |rng, node, at| {
             let fails = node < 4 && at < 20 * SECOND;
-            if fails { Reply::Fails { after: MS } } else { Reply::Ok { after: rng.between(80 * MS, 120 * MS) } }
+            if fails {
+                Reply::Fails { after: MS }
+            } else {
+                Reply::Ok { after: rng.between(80 * MS, 120 * MS) }
+            }
         });
         let late = record.calls.iter().filter(|call| (10 * SECOND..20 * SECOND).contains(&call.began));
         let (failed, all) = late.fold((0, 0), |(failed, all), call| (failed + u32::from(!call.ok), all + 1));
