@@ -19,6 +19,7 @@ pub(crate) fn spawn(shared: &Shared) -> Option<Task> {
     env::var_os("NOTIFY_SOCKET")?;
     let mut phases = shared.control.phases();
     let end = CancellationToken::new();
+    let ended = end.clone();
     let handle = tokio::spawn(async move {
         let watchdog = sd_notify::watchdog_enabled();
         // A year stands for never: there is no watchdog then.
@@ -29,18 +30,24 @@ pub(crate) fn spawn(shared: &Shared) -> Option<Task> {
         loop {
             let phase = *phases.borrow_and_update();
             if phase != told {
-                told = phase;
-                match phase {
-                    Phase::Serving => tell(vec![NotifyState::Ready, NotifyState::Status("serving")]).await,
-                    Phase::Leaving => tell(vec![NotifyState::Stopping, NotifyState::Status("leaving")]).await,
-                    Phase::Draining => tell(vec![NotifyState::Status("draining")]).await,
-                    Phase::Starting | Phase::Stopped => {}
+                // A phase may have passed unseen.
+                let passed = |turn| (told < turn && phase >= turn).then_some(turn);
+                for turn in [Phase::Serving, Phase::Leaving].into_iter().filter_map(passed) {
+                    match turn {
+                        Phase::Serving => tell(NotifyState::Ready).await,
+                        _ => tell(NotifyState::Stopping).await,
+                    }
                 }
+                told = phase;
+                tell(NotifyState::Status(phase.as_str())).await;
                 continue;
             }
             select! {
+                biased;
                 changed = phases.changed() => if changed.is_err() { return },
-                _ = ticks.tick() => if watchdog.is_some() { tell(vec![NotifyState::Watchdog]).await },
+                _ = ticks.tick() => if watchdog.is_some() { tell(NotifyState::Watchdog).await },
+                // Last: what has changed is told first.
+                () = ended.cancelled() => return,
             }
         }
     });
@@ -48,8 +55,8 @@ pub(crate) fn spawn(shared: &Shared) -> Option<Task> {
 }
 
 /// Sends one message, away from the runtime: a socket that nobody reads blocks.
-async fn tell(what: Vec<NotifyState<'static>>) {
-    let sent = task::spawn_blocking(move || sd_notify::notify(&what)).await;
+async fn tell(what: NotifyState<'static>) {
+    let sent = task::spawn_blocking(move || sd_notify::notify(&[what])).await;
     if let Ok(Err(error)) = sent {
         tracing::debug!(%error, "systemd could not be told");
     }

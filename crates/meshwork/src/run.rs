@@ -1,6 +1,6 @@
 //! The life of an app from its first step to its last: start, serve or run one job, stop.
 
-use std::{convert::Infallible, env, future::pending, sync::Arc};
+use std::{convert::Infallible, env, future::pending, sync::Arc, time::Duration};
 
 use meshwork_core::{BoxError, Error, ErrorChain, Phase};
 use meshwork_server::Services;
@@ -21,6 +21,8 @@ use crate::{
     wiring::Wiring,
 };
 
+/// How long systemd may take to hear the last word.
+const TELLING: Duration = Duration::from_millis(100);
 /// The exit code of an app that stopped because an `on_serving` hook failed.
 const HOOK_FAILED: u8 = 5;
 
@@ -114,7 +116,7 @@ async fn serve(
     let Declared { services, hooks, mut components, tasks, checks } = declared;
     let control = &shared.control;
     let began = Instant::now();
-    let _manager = match signals {
+    let manager = match signals {
         Signals::Listen => notify::spawn(shared),
         Signals::Ignore => None,
     };
@@ -136,7 +138,13 @@ async fn serve(
             never = hooks => match never {},
         }
     };
-    Ok(stop::leave(shared, wiring, Life { running, tasks, on_stop, components }, stop, losses).await)
+    let life = Life { running, tasks, on_stop, components };
+    let report = stop::leave(shared, wiring, life, stop, losses).await;
+    if let Some(manager) = manager {
+        // It may not have been heard yet that we stop.
+        manager.end(TELLING).await;
+    }
+    Ok(report)
 }
 
 /// Stops what had started when a later step failed, or when it was asked to stop meanwhile (`fault` is `None`).

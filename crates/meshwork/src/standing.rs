@@ -22,25 +22,33 @@ pub(crate) fn spawn(shared: &Arc<Shared>, wiring: &Arc<Wiring>, identity: Identi
     let (shared, wiring) = (Arc::clone(shared), Arc::clone(wiring));
     let end = CancellationToken::new();
     let stop = end.clone();
-    let handle = tokio::spawn(async move {
-        select! {
-            () = follow(&shared, &wiring, &readiness, &identity) => {}
-            () = stop.cancelled() => {}
-        }
-    });
+    let handle = tokio::spawn(async move { follow(&shared, &wiring, &readiness, &identity, &stop).await });
     Some(Task::new("readiness", end, handle))
 }
 
-async fn follow(shared: &Arc<Shared>, wiring: &Wiring, readiness: &ReadinessConfig, identity: &Identity) {
+/// Ends only between two steps: what is being withdrawn when the app stops must be gone before the process is.
+async fn follow(
+    shared: &Arc<Shared>,
+    wiring: &Wiring,
+    readiness: &ReadinessConfig,
+    identity: &Identity,
+    stop: &CancellationToken,
+) {
     let is_ready = || shared.health.not_ready().is_empty();
-    let (mut said, mut since, mut identities) = (true, Instant::now(), Vec::new());
+    let (mut said, mut since) = (true, Instant::now());
+    // Those of what was announced again, as long as it is followed.
+    let mut _identities = Vec::new();
     loop {
         while is_ready() == said {
-            shared.readiness_changed().await;
+            select! {
+                () = shared.readiness_changed() => {}
+                () = stop.cancelled() => return,
+            }
         }
         let delay = if said { readiness.loss_delay } else { readiness.return_delay };
         select! {
             () = sleep(delay) => {}
+            () = stop.cancelled() => return,
             // One break and the time begins anew.
             () = async { while is_ready() != said { shared.readiness_changed().await } } => continue,
         }
@@ -59,10 +67,9 @@ async fn follow(shared: &Arc<Shared>, wiring: &Wiring, readiness: &ReadinessConf
                 tracing::info!(after = ?since.elapsed(), "ready again, telling the registry");
                 shared.update(|instance| instance.status = Status::Up);
                 if on_loss == OnLoss::Withdraw {
-                    identities = announce::again(shared, wiring, identity);
+                    _identities = announce::again(shared, wiring, identity);
                 }
             }
         }
-        tracing::trace!(identities = identities.len(), "readiness told");
     }
 }

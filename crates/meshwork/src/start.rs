@@ -22,8 +22,10 @@ use crate::{
 /// What a started app holds.
 pub(crate) struct Running {
     pub(crate) serving: Option<Serving>,
-    /// Follow the configuration and the readiness: end as soon as it leaves.
-    pub(crate) followers: Vec<Task>,
+    /// Follows the configuration: ends as soon as it leaves.
+    pub(crate) configuration: Task,
+    /// Announces and withdraws as the readiness says: must have ended before it leaves.
+    pub(crate) readiness: Option<Task>,
     /// Ask and look as long as it lives.
     pub(crate) watchers: Vec<Task>,
 }
@@ -90,14 +92,14 @@ impl<'a> Start<'a> {
             }
         };
         let Prepared { serving, configuration, checks, instance, identity } = prepared;
-        let (mut followers, mut watchers) = (vec![configuration], checks);
+        let (mut readiness, mut watchers) = (None, checks);
         if !instance.endpoints.is_empty() {
             watchers.extend(announce(self.shared, self.wiring, &identity, instance).await?);
-            followers.extend(standing::spawn(self.shared, self.wiring, identity));
+            readiness = standing::spawn(self.shared, self.wiring, identity);
         }
         watchers.push(self.shared.stalls.spawn());
         self.shared.health.set_serving(true);
-        Ok(Running { serving, followers, watchers })
+        Ok(Running { serving, configuration, readiness, watchers })
     }
 
     /// Starts the components, one after the other.

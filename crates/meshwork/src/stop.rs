@@ -43,7 +43,7 @@ pub(crate) async fn leave(
     mut losses: Losses,
 ) -> Report {
     let Life { running, tasks, on_stop, components } = life;
-    let Running { serving, followers, watchers: _watchers } = running;
+    let Running { serving, configuration, readiness, watchers: _watchers } = running;
     let drain = wiring.config.drain();
     let (settled, deadline) = (stop.since + drain.settle, stop.since + drain.deadline);
     tracing::info!(cause = %stop.cause, settle = ?drain.settle, deadline = ?drain.deadline, "stopping");
@@ -53,9 +53,14 @@ pub(crate) async fn leave(
     if let Some(serving) = &serving {
         serving.leave();
     }
-    // Who leaves follows nothing any more; one that announces must be over before all is taken back.
-    join_all(followers.into_iter().map(|follower| follower.end(LAST_BREATH))).await;
-    if deregister(shared, deadline, &mut losses).await {
+    // Who leaves follows nothing any more.
+    drop(configuration);
+    // A registry that does not answer must not cost the calls in flight their time.
+    let until = (Instant::now() + DEREGISTER).min(deadline - LEAST_DRAIN);
+    if let Some(readiness) = readiness {
+        readiness.end(until.saturating_duration_since(Instant::now())).await;
+    }
+    if deregister(shared, until, &mut losses).await {
         // Others need a moment to notice; what they still send is served.
         sleep_until(settled).await;
     }
@@ -79,11 +84,9 @@ pub(crate) async fn leave(
 }
 
 /// Takes every record back. Says whether there was any.
-async fn deregister(shared: &Shared, deadline: Instant, losses: &mut Losses) -> bool {
+async fn deregister(shared: &Shared, until: Instant, losses: &mut Losses) -> bool {
     let announced = shared.take_registrations();
     let any = !announced.is_empty();
-    // A registry that does not answer must not cost the calls in flight their time.
-    let until = (Instant::now() + DEREGISTER).min(deadline - LEAST_DRAIN);
     let leaving = announced.into_iter().map(|registration| timeout_at(until, registration.deregister()));
     for left in join_all(leaving).await {
         match left {

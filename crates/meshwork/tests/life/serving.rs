@@ -90,6 +90,18 @@ async fn the_record_is_withdrawn_where_the_policy_says_so_and_announced_again_un
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stop_waits_for_the_withdrawal_that_is_under_way() {
+    let memory = Memory::new();
+    let (running, part) = with_part(&memory, "on_loss = \"withdraw\"\nloss_delay = \"0s\"").await;
+    memory.lag(Duration::from_millis(300));
+    part.set(false);
+    // Its registration is taken back from now on, and the registry is slow to confirm it.
+    eventually("it withdraws", || running.handle.registration().is_none()).await;
+    assert!(running.stop().await.is_clean());
+    assert_eq!(announced(&memory), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_told_where_the_policy_says_so() {
     let memory = Memory::new();
     let (running, part) = with_part(&memory, "on_loss = \"keep\"\nloss_delay = \"0s\"").await;
