@@ -71,7 +71,8 @@ impl Call {
         }
         let Some(flight) = self.second(&node, hedging) else { return learn(first.await) };
         let (other, sent) = (flight.node(), Instant::now());
-        let mut second = pin!(self.attempt(flight, sent, 1));
+        // Boxed, so that calls which need none do not carry its room.
+        let mut second = Box::pin(self.attempt(flight, sent, 1));
         let won = |came: Came| {
             if let Came::Answer(_) = came {
                 let now = Instant::now();
