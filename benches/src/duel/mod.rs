@@ -35,7 +35,7 @@ impl Order {
     pub(crate) fn new(concurrency: usize, bytes: usize, mode: Mode) -> Self {
         let calls = match (mode, concurrency) {
             (Mode::Quick, _) => 50,
-            (Mode::Full, 1) => 3_000,
+            (Mode::Full, 1) => 1_500,
             (Mode::Full, _) => 8_000,
         };
         Self { concurrency, calls, bytes }
