@@ -7,7 +7,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use axum::{Router, extract::ConnectInfo, routing::get};
@@ -51,12 +51,14 @@ async fn lost_readiness_makes_the_record_unready_and_it_comes_back() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_part_that_flickers_does_not_reach_the_registry() {
     let memory = Memory::new();
-    let (running, part) = with_part(&memory, "loss_delay = \"1h\"\nreturn_delay = \"1h\"").await;
-    let before = record(&memory).unwrap();
-    for _ in 0..50 {
+    let (running, part) = with_part(&memory, "loss_delay = \"1500ms\"\nreturn_delay = \"1h\"").await;
+    let (before, began) = (record(&memory).unwrap(), Instant::now());
+    // Longer than the delay in all, and never for as long as that.
+    while began.elapsed() < Duration::from_millis(2_200) {
         part.set(false);
-        tokio::time::sleep(Duration::from_millis(2)).await;
+        tokio::time::sleep(Duration::from_millis(10)).await;
         part.set(true);
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
     assert_eq!(record(&memory).unwrap(), before);
     part.set(false);
