@@ -57,3 +57,22 @@ impl Stalls {
         Task::new("stalls", CancellationToken::new(), handle)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::{task::yield_now, time::advance};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_standstill_is_counted_and_mere_lateness_is_not() {
+        let stalls = Stalls::default();
+        let _looking = stalls.spawn();
+        yield_now().await;
+        for (gap, total) in [(LOOK, 0), (LOOK + LATE / 2, 0), (LOOK + LATE, 1), (LOOK, 1), (LOOK * 30, 2)] {
+            advance(gap).await;
+            yield_now().await;
+            assert_eq!(stalls.total(), total, "after {gap:?}");
+        }
+    }
+}
