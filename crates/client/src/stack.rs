@@ -110,11 +110,11 @@ impl Call {
 
         // 4. recovery
         let mut insist = false;
-        let mut chosen = None;
+        let mut chosen: Option<Box<(Flight, Instant)>> = None;
         loop {
             // 5. pick
             let (flight, began) = match chosen.take() {
-                Some(chosen) => chosen,
+                Some(chosen) => *chosen,
                 None => {
                     let now = if self.attempts.is_empty() { self.begun } else { Instant::now() };
                     match choose::at_once(&self.shared, &self.wish(insist), now) {
@@ -166,7 +166,9 @@ impl Call {
                     self.failed.push(node.key().clone());
                     self.pause(pause).await;
                     // There is an answer to fall back on, so another node is not waited for.
-                    chosen = choose::choose_now(&self.shared, &self.wish(true)).map(|f| (f, Instant::now()));
+                    // Boxed, because nearly all calls come without.
+                    let other = choose::choose_now(&self.shared, &self.wish(true));
+                    chosen = other.map(|flight| Box::new((flight, Instant::now())));
                     if chosen.is_none() {
                         return Ok(self.handed_on(answer, flight, verdict));
                     }
@@ -284,6 +286,7 @@ mod tests {
         let shared = Shared::new(service, watch, crate::ClientConfig::default());
         let request = Request::new(Full::new(Bytes::new()));
         let call = begin(shared, Arc::default(), &Inherited::default(), request).unwrap().run(());
-        assert!(size_of_val(&call) <= 1536, "{}", size_of_val(&call));
+        // With the channel, what allocators keep at hand for each thread (glibc: up to 1 032 bytes).
+        assert!(size_of_val(&call) <= 1024, "{}", size_of_val(&call));
     }
 }

@@ -26,52 +26,58 @@ const FAIR_TIME: Duration = Duration::from_millis(20);
 
 impl Call {
     // 6. attempt time-out, and 7. ticket and exchange; the `nth` of several at a time
-    pub(super) async fn attempt(&self, mut flight: Flight, now: Instant, nth: u32) -> Came {
-        let exact = self.kind == Kind::Http;
-        let body = match self.upload.whole(exact) {
-            Some(body) => body,
-            None => match Box::pin(self.upload.attempt(exact)).await {
+    #[expect(clippy::manual_async_fn, reason = "an async fn holds what it is given twice")]
+    pub(super) fn attempt(
+        &self,
+        mut flight: Flight,
+        now: Instant,
+        nth: u32,
+    ) -> impl Future<Output = Came> + Send {
+        async move {
+            let exact = self.kind == Kind::Http;
+            let body = match self.upload.whole(exact) {
                 Some(body) => body,
-                None => {
-                    let node = flight.node();
-                    flight.finish(Outcome::Neutral, false);
-                    return Came::Failed(Failure::spent(), node);
+                None => match Box::pin(self.upload.attempt(exact)).await {
+                    Some(body) => body,
+                    None => {
+                        let node = flight.node();
+                        flight.finish(Outcome::Neutral, false);
+                        return Came::Failed(Failure::spent(), node);
+                    }
+                },
+            };
+            let request = self.request(&flight, body, self.deadline.body(), now, nth);
+            let exchanged = {
+                let exchange = pin!(flight.exchange(request));
+                match self.ends(now) {
+                    None => Some(exchange.await),
+                    Some(at) if Expiry::is_for(now, at) => {
+                        self.shared.pulse.expiry.within(at, exchange).await
+                    }
+                    Some(at) => time::timeout_at(at, exchange).await.ok(),
                 }
-            },
-        };
-        let bound = self.deadline.exchange(self.upload.is_stream());
-        let request = self.request(&flight, body, self.deadline.body(), now, nth);
-        let limit = self.attempt_limit();
-        let attempt_ends = limit.and_then(|limit| now.checked_add(limit));
-        let ends = bound.map(Bound::at).into_iter().chain(attempt_ends).min();
-        let exchanged = {
-            let exchange = pin!(flight.exchange(request));
-            match ends {
-                None => Some(exchange.await),
-                Some(at) if Expiry::is_for(now, at) => self.shared.pulse.expiry.within(at, exchange).await,
-                Some(at) => time::timeout_at(at, exchange).await.ok(),
-            }
-        };
-        let Some(exchanged) = exchanged else { return self.timed_out(flight, now, ends, bound, limit) };
-        let answer = match exchanged {
-            Ok(answer) => answer,
-            Err(failure) => {
-                let node = flight.node();
-                flight.fail(&failure);
-                return Came::Failed(failure, node);
-            }
-        };
-        match verdict::of_head(self.kind, &answer) {
-            Head::Refused(failure, why) => {
-                let node = flight.node();
-                flight.refused(&failure, why);
-                Came::Failed(failure, node)
-            }
-            Head::Answer { verdict, unavailable: Some(unavailable) } => {
-                Came::Unavailable(answer, flight, verdict, unavailable)
-            }
-            Head::Answer { verdict, unavailable: None } => {
-                Came::Answer(self.answer(answer, flight, verdict, &self.attempts))
+            };
+            let Some(exchanged) = exchanged else { return self.timed_out(flight, now) };
+            let answer = match exchanged {
+                Ok(answer) => answer,
+                Err(failure) => {
+                    let node = flight.node();
+                    flight.fail(&failure);
+                    return Came::Failed(failure, node);
+                }
+            };
+            match verdict::of_head(self.kind, &answer) {
+                Head::Refused(failure, why) => {
+                    let node = flight.node();
+                    flight.refused(&failure, why);
+                    Came::Failed(failure, node)
+                }
+                Head::Answer { verdict, unavailable: Some(unavailable) } => {
+                    Came::Unavailable(answer, flight, verdict, unavailable)
+                }
+                Head::Answer { verdict, unavailable: None } => {
+                    Came::Answer(self.answer(answer, flight, verdict, &self.attempts))
+                }
             }
         }
     }
@@ -80,14 +86,17 @@ impl Call {
         self.options.attempt_timeout.or(self.rule.attempt_timeout)
     }
 
-    fn timed_out(
-        &self,
-        flight: Flight,
-        began: Instant,
-        ends: Option<Instant>,
-        bound: Option<&Bound>,
-        limit: Option<Duration>,
-    ) -> Came {
+    /// When an attempt that began then ends at the latest. Read again where it is needed again, so that calls in
+    /// flight do not carry it.
+    fn ends(&self, began: Instant) -> Option<Instant> {
+        let bound = self.deadline.exchange(self.upload.is_stream()).map(Bound::at);
+        let attempt = self.attempt_limit().and_then(|limit| began.checked_add(limit));
+        bound.into_iter().chain(attempt).min()
+    }
+
+    fn timed_out(&self, flight: Flight, began: Instant) -> Came {
+        let ends = self.ends(began);
+        let bound = self.deadline.exchange(self.upload.is_stream());
         let node = flight.node();
         match bound.filter(|bound| Some(bound.at()) <= ends) {
             Some(bound) => {
@@ -100,7 +109,7 @@ impl Call {
             }
             None => {
                 flight.timed_out(true);
-                Came::Failed(Failure::attempt_timeout(limit.unwrap_or_default()), node)
+                Came::Failed(Failure::attempt_timeout(self.attempt_limit().unwrap_or_default()), node)
             }
         }
     }
