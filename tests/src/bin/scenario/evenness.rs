@@ -85,7 +85,7 @@ fn slack(length: Length) -> f64 {
 
 /// New clients, one after the other, of whom nobody has called before.
 async fn first_calls(fleet: &LocalFleet, rate: f64, length: Length, judge: &mut Judge) -> Result<()> {
-    let mut most = 0;
+    let (mut most, mut unanswered) = (0, 0);
     for _ in 0..length.pick(3, 5, 10) {
         let clients = Clients::new(fleet.discovery()?, 1, DEADLINE, |_| {})?;
         let load = clients.load(rate, Mark::None);
@@ -94,13 +94,14 @@ async fn first_calls(fleet: &LocalFleet, rate: f64, length: Length, judge: &mut 
         }
         load.stop();
         let report = load.report().await;
-        failed(&report, 0, judge);
+        unanswered += report.failed();
         let first = report.calls()[..FIRST].iter();
         let shares = shares(fleet.providers.iter().map(|provider| provider.pid()), first);
         most = most.max(shares.into_iter().max().unwrap_or(FIRST));
         clients.end(&fleet.living(), length, judge).await;
     }
     judge.count("of the first 30 of a new client", most, FIRST_MOST);
+    judge.count("failed", unanswered, 0);
     Ok(())
 }
 
