@@ -1,6 +1,6 @@
 //! The walk of stopping: leave the registry, settle, drain, put away; nothing in it may fail, only be reported.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use futures_util::future::{join, join_all};
 use meshwork_client::Channel;
@@ -104,8 +104,11 @@ async fn deregister(shared: &Shared, until: Instant, losses: &mut Losses) -> boo
 
 /// What the calls in flight leave to the hooks: their budgets, at most a quarter of what is left.
 fn reserve(hooks: &[Hook], left: Duration) -> Duration {
-    let budgets = hooks.iter().filter_map(Hook::budget).fold(Duration::ZERO, Duration::saturating_add);
-    budgets.min(left / 4)
+    budgets(hooks).min(left / 4)
+}
+
+fn budgets<'a>(hooks: impl IntoIterator<Item = &'a Hook>) -> Duration {
+    hooks.into_iter().filter_map(Hook::budget).fold(Duration::ZERO, Duration::saturating_add)
 }
 
 /// Runs what puts things away, one after the other, each within its own budget and all of them before `deadline`.
@@ -116,15 +119,23 @@ pub(crate) async fn put_away(
     losses: &mut Losses,
 ) {
     let last = deadline.max(Instant::now() + LAST_BREATH);
-    for hook in hooks {
+    let mut waiting: VecDeque<_> = hooks.into_iter().collect();
+    loop {
+        let left = last.saturating_duration_since(Instant::now());
+        // Where there is too little for all, one that hangs must not take what the others need.
+        let share = match u32::try_from(waiting.len()) {
+            Ok(count) if budgets(&waiting) > left => left / count.max(1),
+            _ => left,
+        };
+        let Some(hook) = waiting.pop_front() else { return };
         let name = hook.name().to_owned();
-        if Instant::now() >= last {
+        if share.is_zero() {
             tracing::warn!(step = %name, "not run, no time is left");
             losses.cut.push(format!("{name}: not run, no time was left"));
             continue;
         }
         let began = Instant::now();
-        match hook.run(Handle::new(Arc::clone(shared)), Some(last)).await {
+        match hook.run(Handle::new(Arc::clone(shared)), Some(began + share)).await {
             Ok(()) => tracing::debug!(step = %name, took = ?began.elapsed(), "put away"),
             Err(failure) => losses.note(&name, &failure),
         }

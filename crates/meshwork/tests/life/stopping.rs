@@ -70,6 +70,8 @@ async fn the_key_is_gone_at_once_and_the_exit_on_time_though_every_stage_sleeps_
     assert_eq!(report.code(), 6, "{report}");
     let named = |what: &str| report.cut.iter().any(|line| line.contains(what));
     assert!(named("GET /hang") && named("`on_stop` hook 1") && named("component `database`"), "{report}");
+    // Each had its share: the hook that hangs did not take that of the component.
+    assert!(!named("not run"), "{report}");
     let mut rest = Vec::new();
     let _cut = tokio::time::timeout(LIMIT, peer.read_to_end(&mut rest)).await.unwrap();
 }
@@ -143,7 +145,8 @@ async fn a_registry_that_does_not_answer_does_not_delay_the_exit() {
     memory.lag(Duration::from_secs(60));
     let began = Instant::now();
     let report = running.stop().await;
-    assert!(began.elapsed() < Duration::from_millis(1_100) + SLACK, "{:?}", began.elapsed());
+    // Half of what a withdrawal may take where there is time for it.
+    assert!(began.elapsed() < Duration::from_millis(2_000), "{:?}", began.elapsed());
     assert_eq!(report.code(), 0, "{report}");
     assert!(report.faults.iter().any(|fault| fault.contains("deregistration")), "{report}");
 }
