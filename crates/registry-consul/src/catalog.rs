@@ -17,8 +17,8 @@ use crate::{
     durations::for_consul,
     entry::EXACT_NAME,
     jitter,
+    look::FILTERED,
     pace::Pace,
-    roll::FILTERED,
 };
 
 const FIRST_PAUSE: Duration = Duration::from_millis(200);

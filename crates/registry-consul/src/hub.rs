@@ -11,6 +11,7 @@ use tokio::{
 use crate::{
     agent::{Agent, Ask},
     errors, jitter,
+    look::look,
 };
 
 /// How often the agent is asked whether it lives and still takes the token.
@@ -61,7 +62,7 @@ impl Drive for Hub {
                     self.cut.send_replace(Some(Arc::clone(&error)));
                     return errors::again("driving the Consul client", &error);
                 }
-                self.agent.roll.look(&self.agent).await;
+                look(&self.agent).await;
             }
         })
     }

@@ -13,9 +13,10 @@ use crate::{
     config::Reads,
     cursor::{Cursor, Head, Verdict},
     durations::for_consul,
+    look::FILTERED,
     pace::Pace,
     reader::{Reader, Reading},
-    roll::{Entry, FILTERED},
+    roll::Entry,
     rows,
     transport::Transport,
 };

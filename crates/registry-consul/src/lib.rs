@@ -46,6 +46,7 @@ mod errors;
 mod hub;
 mod jitter;
 mod lane;
+mod look;
 mod meta;
 mod names;
 mod own;

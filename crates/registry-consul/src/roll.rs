@@ -10,17 +10,10 @@ use std::{
     time::Duration,
 };
 
-use futures_util::future;
-use meshwork_core::ErrorKind;
 use tokio::{sync::Notify, time::Instant};
 
-use crate::{
-    agent::{Agent, Ask},
-    asked::Asked,
-};
+use crate::asked::Asked;
 
-/// Consul says that it left things out for want of permissions.
-pub(crate) const FILTERED: &str = "X-Consul-Results-Filtered-By-ACLs";
 /// How many lanes one look asks about. Where one is refused, the look goes on with the next ones.
 const AT_ONCE: usize = 4;
 /// An answer this young proves enough.
@@ -75,27 +68,8 @@ impl Roll {
         lock(&self.0).all.len()
     }
 
-    /// Asks about those lanes that were silent for longest; tells those that seem to be refused.
-    pub(crate) async fn look(&self, agent: &Agent) {
-        loop {
-            let silent = self.silent(Instant::now());
-            let looks = silent.iter().map(|(entry, sample)| entry.is_refused(agent, sample));
-            let refused = future::join_all(looks).await;
-            for (entry, _) in
-                silent.iter().zip(&refused).filter_map(|(lane, refused)| refused.then_some(lane))
-            {
-                // Its own next answer says how it goes on.
-                lock(&entry.seen).sample = None;
-                entry.doubted.notify_one();
-            }
-            if !refused.contains(&true) {
-                return;
-            }
-        }
-    }
-
     /// The next lanes to ask about, which count as heard of from now on.
-    fn silent(&self, now: Instant) -> Vec<(Arc<Entry>, String)> {
+    pub(crate) fn silent(&self, now: Instant) -> Vec<(Arc<Entry>, String)> {
         let mut silent: Vec<_> = lock(&self.0)
             .all
             .values()
@@ -128,22 +102,22 @@ impl Entry {
         self.doubted.notified().await;
     }
 
-    /// Whether the servers hide `sample` from us.
-    async fn is_refused(&self, agent: &Agent, sample: &str) -> bool {
-        // The filter keeps the answer small, whatever the service has.
-        let filter = format!("Service.ID == {}", serde_json::Value::from(sample));
-        let ask = Ask::get(self.path.clone(), "asking whether a service may be read")
-            .maybe("dc", self.datacenter.as_deref())
-            .maybe("ns", self.asked.namespace.as_deref())
-            .maybe("partition", self.asked.partition.as_deref())
-            .with("stale", "")
-            .with("filter", filter);
-        match agent.ask(ask).await {
-            Ok(answer) if answer.header(FILTERED) == Some("true") => true,
-            Ok(answer) => answer.good("").is_err_and(|error| error.kind() == ErrorKind::Denied),
-            // Whether the agent is there at all is not the question here.
-            Err(_) => false,
-        }
+    /// Tells the lane to ask anew: its own next answer says how it goes on.
+    pub(crate) fn doubt(&self) {
+        lock(&self.seen).sample = None;
+        self.doubted.notify_one();
+    }
+
+    pub(crate) fn path(&self) -> &str {
+        &self.path
+    }
+
+    pub(crate) fn datacenter(&self) -> Option<&str> {
+        self.datacenter.as_deref()
+    }
+
+    pub(crate) fn asked(&self) -> &Asked {
+        &self.asked
     }
 }
 

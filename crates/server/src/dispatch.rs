@@ -21,9 +21,10 @@ use tower_service::Service;
 use crate::{
     PeerIdentity, Place, Services, Split, answer, body,
     conn::{Conn, InFlight},
-    handling::{self, Handling},
+    handling::Handling,
     health_grpc,
     inbound::{self, Inbound, Meant},
+    panics,
     patient::Patient,
     places::{Held, Upload},
     shared::{Shared, Stage},
@@ -246,7 +247,7 @@ impl hyper::service::Service<Request<Incoming>> for Dispatch {
                 shared.counters.panics.fetch_add(1, Relaxed);
                 tracing::error!(
                     path = in_flight.path(),
-                    panic = handling::text_of(&*panic),
+                    panic = panics::text_of(&*panic),
                     "routing panicked"
                 );
                 let status = StatusCode::INTERNAL_SERVER_ERROR;

@@ -29,6 +29,7 @@ use crate::{
     body::{Body, Talk},
     conn::{Conn, InFlight},
     drain::CutKind,
+    panics,
     places::Held,
     shared::Stage,
     status,
@@ -170,7 +171,7 @@ impl Running {
     fn panicked(&mut self, panic: &(dyn Any + Send)) -> Response<Body> {
         self.in_flight.conn().shared.counters.panics.fetch_add(1, Relaxed);
         self.held.iter().for_each(|held| held.finish(false));
-        tracing::error!(path = self.in_flight.path(), panic = text_of(panic), "a handler panicked");
+        tracing::error!(path = self.in_flight.path(), panic = panics::text_of(panic), "a handler panicked");
         self.failed(StatusCode::INTERNAL_SERVER_ERROR, Code::Internal, "the handler panicked")
     }
 
@@ -201,10 +202,4 @@ fn judge(held: &Held, grpc: bool, answer: &Response<axum::body::Body>) {
     } else if answer.status().as_u16() >= 400 {
         held.finish(false);
     }
-}
-
-/// The text of a panic.
-pub(crate) fn text_of(panic: &(dyn Any + Send)) -> &str {
-    let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no text")
 }

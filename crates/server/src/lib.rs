@@ -26,6 +26,7 @@ mod listener;
 mod network;
 mod open;
 mod owner;
+mod panics;
 mod patience;
 mod patient;
 mod places;

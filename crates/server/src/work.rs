@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     conn::Conn,
     drain::{Cut, CutKind},
-    handling,
+    panics,
     shared::{Shared, Stage},
 };
 
@@ -68,7 +68,7 @@ where
                     if let Some(owned) = &owned {
                         owned.shared.counters.panics.fetch_add(1, Relaxed);
                     }
-                    tracing::error!(task = name, panic = handling::text_of(&*panic), "detached work panicked");
+                    tracing::error!(task = name, panic = panics::text_of(&*panic), "detached work panicked");
                 }
             },
             () = cut.cancelled() => {}

@@ -20,10 +20,10 @@ use tokio::{
 };
 
 use super::{
-    rig::{AnyRig, Counted, Deed, Limits, Linked, Undone},
+    flaw::{Flaw, Proof, ensure},
+    rig::{AnyRig, Counted, Deed, Limits, Linked},
     stage::Seat,
 };
-use crate::Error;
 
 /// Times are judged with this slack: machines are noisy.
 pub(super) const SLACK: u32 = 4;
@@ -31,29 +31,6 @@ pub(super) const SLACK: u32 = 4;
 pub(super) const LONG: Duration = Duration::from_secs(30);
 /// How long something is watched that must not happen.
 pub(super) const QUIET: Duration = Duration::from_millis(700);
-
-/// Why a behaviour did not end well.
-#[derive(Clone, Debug)]
-pub(super) enum Flaw {
-    /// The rig cannot show it.
-    Skipped(String),
-    /// It is not as it should be.
-    Failed(String),
-}
-
-/// How a behaviour ends.
-pub(super) type Proof = Result<(), Flaw>;
-
-/// Ends a behaviour unless it is so; the rest says what was seen.
-macro_rules! ensure {
-    ($condition:expr, $($seen:tt)+) => {
-        let holds: bool = $condition;
-        if !holds {
-            return Err($crate::conformance::bench::Flaw::Failed(format!($($seen)+)));
-        }
-    };
-}
-pub(super) use ensure;
 
 /// The rig, and names that no other behaviour uses.
 pub(super) struct Bench {
@@ -442,21 +419,6 @@ impl Drop for Trail {
 }
 
 // === impl Flaw ===
-
-impl From<Undone> for Flaw {
-    fn from(undone: Undone) -> Self {
-        match undone {
-            Undone::Cannot(why) => Self::Skipped(why),
-            Undone::Failed(error) => error.into(),
-        }
-    }
-}
-
-impl From<Error> for Flaw {
-    fn from(error: Error) -> Self {
-        Self::Failed(format!("the rig failed: {error:?}"))
-    }
-}
 
 impl fmt::Debug for Bench {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

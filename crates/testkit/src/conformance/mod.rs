@@ -55,6 +55,7 @@
 
 mod behaviours;
 mod bench;
+mod flaw;
 mod report;
 mod rig;
 mod run;

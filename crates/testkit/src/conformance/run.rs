@@ -16,7 +16,8 @@ use tokio::{
 };
 
 use super::{
-    bench::{Bench, Flaw},
+    bench::Bench,
+    flaw::Flaw,
     report::{Outcome, Report, Row},
     rig::{AnyRig, Deed, Limits, Rig},
     stage::{Seat, Stage},

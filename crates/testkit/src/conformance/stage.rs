@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use super::bench::Flaw;
+use super::flaw::Flaw;
 
 /// Who is there, who waits, and how many steps were done.
 #[derive(Clone, Debug, Default)]

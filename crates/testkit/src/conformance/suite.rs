@@ -2,7 +2,7 @@
 
 use meshwork_core::BoxFuture;
 
-use super::bench::{Bench, Proof};
+use super::{bench::Bench, flaw::Proof};
 
 /// Where a behaviour stands in a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -6,7 +6,8 @@ use meshwork_core::{InstanceId, Registration, RegistrationState, Status};
 use tokio::time::{self, Instant};
 
 use crate::conformance::{
-    bench::{Bench, LONG, Proof, QUIET, Trail, endpoint, ensure, find, live, shown, until},
+    bench::{Bench, LONG, QUIET, Trail, endpoint, find, live, shown, until},
+    flaw::{Proof, ensure},
     suite::group,
 };
 

@@ -6,7 +6,8 @@ use meshwork_core::{Backend, Registration, ServiceName, Watch};
 use tokio::{runtime, sync::oneshot};
 
 use crate::conformance::{
-    bench::{Bench, Flaw, LONG, Process, Proof, SLACK, ensure, eventually, live, shown, until},
+    bench::{Bench, LONG, Process, SLACK, eventually, live, shown, until},
+    flaw::{Flaw, Proof, ensure},
     suite::group,
 };
 

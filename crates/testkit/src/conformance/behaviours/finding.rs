@@ -6,7 +6,8 @@ use meshwork_core::{ErrorChain, ErrorKind, InstanceId, Query, Registration};
 use tokio::time::{self, Instant};
 
 use crate::conformance::{
-    bench::{Bench, Flaw, LONG, Proof, ensure, find, live, name, names, shown, until},
+    bench::{Bench, LONG, find, live, name, names, shown, until},
+    flaw::{Flaw, Proof, ensure},
     suite::group,
 };
 

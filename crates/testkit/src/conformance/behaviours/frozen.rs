@@ -3,7 +3,8 @@
 use tokio::time::{self, Instant};
 
 use crate::conformance::{
-    bench::{Bench, LONG, Proof, SLACK, ensure, find, live, shown, state, until},
+    bench::{Bench, LONG, SLACK, find, live, shown, state, until},
+    flaw::{Proof, ensure},
     suite::group,
 };
 

@@ -6,7 +6,8 @@ use meshwork_core::Registration;
 use tokio::time::Instant;
 
 use crate::conformance::{
-    bench::{Bench, LONG, Proof, Trail, ensure, find, state, until},
+    bench::{Bench, LONG, Trail, find, state, until},
+    flaw::{Proof, ensure},
     rig::Deed,
     suite::group,
 };
@@ -22,7 +23,7 @@ group! { "healing":
 
 async fn announced(
     bench: &Bench,
-) -> Result<(Registration, meshwork_core::Watch), crate::conformance::bench::Flaw> {
+) -> Result<(Registration, meshwork_core::Watch), crate::conformance::flaw::Flaw> {
     let (service, process) = (bench.service("users"), bench.open()?);
     let registration = process.announce(bench.instance(&service)).await?;
     let watch = bench.open()?.watch(&service)?;

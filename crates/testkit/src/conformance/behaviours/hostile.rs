@@ -6,7 +6,8 @@ use meshwork_core::{InstanceId, RefusalKind};
 use tokio::time;
 
 use crate::conformance::{
-    bench::{Bench, Flaw, LONG, Proof, QUIET, Trail, ensure, eventually, find, until},
+    bench::{Bench, LONG, QUIET, Trail, eventually, find, until},
+    flaw::{Flaw, Proof, ensure},
     rig::{Deed, Malformed},
     suite::group,
 };

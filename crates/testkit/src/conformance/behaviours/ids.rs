@@ -5,7 +5,8 @@ use std::sync::Arc;
 use meshwork_core::{InstanceId, Timestamp};
 
 use crate::conformance::{
-    bench::{Bench, LONG, Proof, endpoint, ensure, eventually, find, live, until},
+    bench::{Bench, LONG, endpoint, eventually, find, live, until},
+    flaw::{Proof, ensure},
     rig::Deed,
     suite::group,
 };

@@ -6,7 +6,8 @@ use meshwork_core::{Departure, RegistrationState, Status};
 use tokio::time;
 
 use crate::conformance::{
-    bench::{Bench, Flaw, LONG, Proof, QUIET, Trail, ensure, find, live, names, shown},
+    bench::{Bench, LONG, QUIET, Trail, find, live, names, shown},
+    flaw::{Flaw, Proof, ensure},
     suite::group,
 };
 

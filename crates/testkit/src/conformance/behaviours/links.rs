@@ -4,7 +4,8 @@ use meshwork_core::Staleness;
 use tokio::time::{self, Instant};
 
 use crate::conformance::{
-    bench::{Bench, LONG, Proof, SLACK, Trail, ensure, find, shown, state, until},
+    bench::{Bench, LONG, SLACK, Trail, find, shown, state, until},
+    flaw::{Proof, ensure},
     suite::group,
 };
 

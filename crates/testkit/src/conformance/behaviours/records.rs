@@ -4,7 +4,8 @@ use meshwork_core::{ErrorChain, ErrorKind, Instance, InstanceId, Labels, Timesta
 use tokio::time;
 
 use crate::conformance::{
-    bench::{Bench, Flaw, LONG, Proof, endpoint, ensure, find, name, shown},
+    bench::{Bench, LONG, endpoint, find, name, shown},
+    flaw::{Flaw, Proof, ensure},
     suite::group,
 };
 

@@ -5,7 +5,8 @@ use std::time::Duration;
 use tokio::time::{self, Instant};
 
 use crate::conformance::{
-    bench::{Bench, LONG, Proof, QUIET, ensure, live, until},
+    bench::{Bench, LONG, QUIET, live, until},
+    flaw::{Proof, ensure},
     suite::group,
 };
 

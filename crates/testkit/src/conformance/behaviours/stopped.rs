@@ -6,7 +6,8 @@ use meshwork_core::{ErrorKind, Registration, RegistrationState, Staleness};
 use tokio::time::{self, Instant};
 
 use crate::conformance::{
-    bench::{Bench, Flaw, LONG, Proof, SLACK, Trail, endpoint, ensure, find, live, shown, state, until},
+    bench::{Bench, LONG, SLACK, Trail, endpoint, find, live, shown, state, until},
+    flaw::{Flaw, Proof, ensure},
     rig::Deed,
     suite::group,
 };

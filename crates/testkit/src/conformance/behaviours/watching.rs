@@ -6,7 +6,8 @@ use meshwork_core::Snapshot;
 use tokio::time::{self, Instant};
 
 use crate::conformance::{
-    bench::{Bench, Flaw, LONG, Proof, QUIET, Trail, ensure, eventually, find, shown},
+    bench::{Bench, LONG, QUIET, Trail, eventually, find, shown},
+    flaw::{Flaw, Proof, ensure},
     suite::group,
 };
 

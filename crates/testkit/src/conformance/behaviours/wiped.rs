@@ -5,7 +5,8 @@ use std::sync::Arc;
 use tokio::time::{self, Instant};
 
 use crate::conformance::{
-    bench::{Bench, Flaw, LONG, Proof, SLACK, find, names, state, until},
+    bench::{Bench, LONG, SLACK, find, names, state, until},
+    flaw::{Flaw, Proof},
     rig::Deed,
     suite::group,
 };
