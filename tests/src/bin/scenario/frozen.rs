@@ -18,7 +18,7 @@ use crate::clients::{Clients, Mark, leave, share_after, tail, timed_out};
 
 const NODES: usize = 3;
 /// A short run has fewer calls under way: on a busy machine they lie longer, and as many time-outs are allowed.
-const RATES: [f64; 3] = [250.0, 500.0, 500.0];
+const RATES: [f64; 3] = [120.0, 500.0, 500.0];
 const DEADLINE: Duration = Duration::from_secs(2);
 /// The limit of an attempt, where there is one.
 pub(crate) const ATTEMPT: Duration = Duration::from_millis(250);
