@@ -5,7 +5,7 @@
 
 use std::{collections::HashMap, future, pin::pin, sync::Arc, time::Duration};
 
-use meshwork_balance::{Arrival, Member, Node, NodeKey, Roster};
+use meshwork_balance::{Arrival, Member, Node, NodeKey, Now, Roster};
 use meshwork_core::{Instance, Instances, Snapshot, Staleness, Task, Timestamp, Watch};
 use tokio_util::sync::CancellationToken;
 
@@ -73,6 +73,9 @@ struct Book {
     crowded: usize,
     lists: [List; 2],
     rosters: [Roster; 2],
+    /// When the view that is being applied came. One moment for all that are new in it: the earliest of them would be
+    /// further on in its slow start, and preferred to all others.
+    arrival: Now,
     /// What calls read before the last change; its members are used again at the next one.
     replaced: [Option<Arc<Store>>; 2],
     aperture: Aperture,
@@ -136,6 +139,7 @@ impl Book {
             crowded: 0,
             lists: Default::default(),
             rosters: Default::default(),
+            arrival: Now::from_nanos(0),
             replaced: Default::default(),
             aperture,
             standing: Standing::default(),
@@ -219,6 +223,7 @@ impl Book {
     /// Brings the members in line with the view.
     fn rebuild(&mut self, kind: Kind, instances: &Arc<Instances>) {
         let list = std::mem::take(&mut self.lists[kind as usize]);
+        self.arrival = self.shared.clock.now();
         let chosen = self.aperture.choose(&self.standing, instances);
         let mut list = if list.is_of(&chosen.instances) {
             self.restate(kind, list, &chosen)
@@ -322,7 +327,7 @@ impl Book {
                 held
             }
             None => {
-                let held = hold(&self.shared, &key, instance);
+                let held = hold(&self.shared, &key, instance, self.arrival);
                 self.links.entry(key.clone()).or_insert(held)
             }
         };
@@ -380,7 +385,7 @@ impl Book {
 }
 
 /// A new link with its node; its owner begins to dial.
-fn hold(shared: &Arc<Shared>, (key, protocol): &LinkKey, instance: &Arc<Instance>) -> Held {
+fn hold(shared: &Arc<Shared>, (key, protocol): &LinkKey, instance: &Arc<Instance>, seen: Now) -> Held {
     let config = &shared.config;
     let pool = || Http1::new(config.max_http1_connections, config.http1_idle, config.max_age);
     let pool = (*protocol == Protocol::Http1).then(pool);
@@ -390,7 +395,7 @@ fn hold(shared: &Arc<Shared>, (key, protocol): &LinkKey, instance: &Arc<Instance
         let millis = Timestamp::now().as_millis().checked_sub(start.as_millis())?;
         Some(Duration::from_millis(millis))
     });
-    let arrival = Arrival::new(shared.clock.now()).running_for(age);
+    let arrival = Arrival::new(seen).running_for(age);
     let attachment: Arc<Link> = Arc::clone(&link);
     let node = Node::new(key.clone(), attachment, shared.peers(key.endpoints()[0].scheme()), arrival);
     link.tie(&node);

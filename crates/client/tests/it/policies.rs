@@ -213,6 +213,20 @@ async fn crossing(config: impl FnOnce(&mut ClientConfig)) -> usize {
 }
 
 #[tokio::test]
+async fn instances_that_one_view_brings_are_new_together() {
+    // Were each new by itself, the first of them would be preferred in its slow start.
+    for _ in 0..4 {
+        let fleet = Fleet::new(
+            4,
+            |_, instance| instance.start_time = None,
+            |config| config.policy = Arc::new(RoundRobin::default()),
+        );
+        let counts = counts(&fleet.await.answers("/", 40).await);
+        assert!(counts.iter().all(|count| *count >= 8), "{counts:?}");
+    }
+}
+
+#[tokio::test]
 async fn calls_stay_in_the_zone_as_far_as_it_can_carry_its_callers() {
     // Half of the callers and half of the capacity are in the zone.
     let even = crossing(|config| in_zone_a(config, Some(callers(&["a", "b"])))).await;
