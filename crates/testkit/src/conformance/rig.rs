@@ -164,9 +164,6 @@ pub struct Limits {
     /// Whether a reader sees every revision of a record. Default true. One that polls may miss the mark of an instance
     /// that is gone a moment later.
     pub sees_every_revision: bool,
-    /// Whether a reader is never shown an older record after a newer one. Default true. Of two registries one may lag, and
-    /// is listened to as soon as the other does not answer.
-    pub keeps_order: bool,
     /// Whether the server keeps its records over [`Deed::Stop`] and [`Deed::Start`]. Default true. Where it does not, a
     /// view may be empty for the moment until the owners are back.
     pub keeps_records: bool,
@@ -287,7 +284,6 @@ impl Limits {
             connections: 4,
             idle_bytes: 32 * 1024,
             sees_every_revision: true,
-            keeps_order: true,
             keeps_records: true,
         }
     }

@@ -43,8 +43,6 @@ impl<A: Rig, B: Rig> Rig for Both<A, B> {
 
     fn limits(&self) -> Limits {
         let mut limits = widest(&self.0.limits(), &self.1.limits());
-        // One store on both sides answers and lags as one.
-        limits.keeps_order = self.0.name() == self.1.name();
         limits.connections = self.0.limits().connections + self.1.limits().connections;
         limits.idle_bytes = self.0.limits().idle_bytes + self.1.limits().idle_bytes;
         limits
