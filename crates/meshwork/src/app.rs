@@ -9,7 +9,7 @@ use axum::{Router, response::IntoResponse, routing::Route};
 use meshwork_client::{Channel, ClientConfig};
 use meshwork_config::ConfigError;
 use meshwork_core::{Backend, Build, Error, ErrorChain, Watch};
-use meshwork_server::{Services, Split};
+use meshwork_server::{InProcess, Services};
 use serde::de::DeserializeOwned;
 use tower_layer::Layer;
 use tower_service::Service;
@@ -22,6 +22,7 @@ use crate::{
     handle::Shared,
     hooks::{Hooks, Outcome},
     job::Jobs,
+    reflection::Reflection,
     run,
     tasks::Tasks,
     telemetry,
@@ -48,6 +49,7 @@ use crate::{
 pub struct App {
     pub(crate) shared: Arc<Shared>,
     pub(crate) services: Services,
+    pub(crate) reflection: Reflection,
     pub(crate) hooks: Hooks,
     pub(crate) components: Components,
     pub(crate) jobs: Jobs,
@@ -65,6 +67,7 @@ impl App {
         Self {
             shared: Arc::new(Shared::new()),
             services: Services::new(),
+            reflection: Reflection::default(),
             hooks: Hooks::default(),
             components: Components::default(),
             jobs: Jobs::default(),
@@ -232,6 +235,37 @@ impl App {
         self
     }
 
+    /// Serves the gRPC services to browsers too: gRPC-Web on the same port, HTTP/1.1 or HTTP/2, by the content types
+    /// `application/grpc-web` and `application/grpc-web-text`. Handlers, layers, deadlines, limits and the drain are those
+    /// of gRPC. Without it such requests are the HTTP router's.
+    ///
+    /// Pages of other origins are let in by a layer: `CorsLayer` of tower-http, which must allow the headers
+    /// `content-type`, `x-grpc-web` and `grpc-timeout` and expose `grpc-status` and `grpc-message`
+    /// (`examples/grpc_web.rs` of this crate).
+    pub fn grpc_web(mut self) -> Self {
+        self.services = self.services.grpc_web();
+        self
+    }
+
+    /// Tells of the gRPC services to whoever asks, as `grpcurl` does: server reflection, `v1` and `v1alpha`, from an encoded
+    /// `FileDescriptorSet` with all its imports; again = one more set. Listed is what is served, health included.
+    ///
+    /// It is served in `dev` and `test`; elsewhere only with `[service] reflection = true`, for it tells everybody who can
+    /// reach the port what there is. `false` turns it off everywhere. Layers are around it, and it ends when the drain begins.
+    ///
+    /// ```
+    /// # use meshwork::App;
+    /// // In build.rs: `tonic_prost_build::configure().file_descriptor_set_path(out_dir.join("orders.bin"))`.
+    /// # const DESCRIPTOR: &[u8] = &[];
+    /// // const DESCRIPTOR: &[u8] = tonic::include_file_descriptor_set!("orders");
+    /// let app = App::new().reflection(DESCRIPTOR);
+    /// ```
+    #[track_caller]
+    pub fn reflection(mut self, descriptor_set: impl AsRef<[u8]>) -> Self {
+        self.reflection.add(descriptor_set.as_ref(), Location::caller());
+        self
+    }
+
     /// Puts a layer around all routers, HTTP and gRPC, whenever they were added; again = around that.
     pub fn layer<L>(mut self, layer: L) -> Self
     where
@@ -367,6 +401,32 @@ impl App {
         self
     }
 
+    /// Runs as the very last step, after calls, hooks, components and channels, also when the start failed or a job ran: for
+    /// telemetry that is still to be sent. All of these hooks run at the same time and have `drain.flush` (2 s) together,
+    /// which nothing before them can use up and which ends before `drain.deadline`; where the deadline is short, it is a quarter of
+    /// what settling leaves.
+    ///
+    /// Each runs on a thread of its own, where it may block. One that is not done in time is named in the log and in
+    /// [`Report::faults`], and the process ends without it; the exit code stays, for no call was lost.
+    ///
+    /// ```
+    /// # use meshwork::{App, BoxError};
+    /// # #[derive(Clone)] struct Traces;
+    /// # impl Traces { fn shutdown(&self) -> Result<(), BoxError> { Ok(()) } }
+    /// # let traces = Traces;
+    /// // `shutdown` of OpenTelemetry's providers blocks until the collector has answered.
+    /// let app = App::new().on_flush("traces", move |_| async move { traces.shutdown() });
+    /// ```
+    pub fn on_flush<F, Fut>(mut self, name: impl AsRef<str>, hook: F) -> Self
+    where
+        F: FnOnce(Handle) -> Fut + Send + 'static,
+        Fut: Future + Send + 'static,
+        Fut::Output: Outcome,
+    {
+        self.hooks.on_flush(name.as_ref(), hook);
+        self
+    }
+
     /// A handle for the time after `serve` has taken the app.
     pub fn handle(&self) -> Handle {
         Handle::new(Arc::clone(&self.shared))
@@ -416,9 +476,28 @@ impl App {
         ExitCode::from(code)
     }
 
-    /// The routers as one tower service, for calls inside the process: no listener, no health, no context.
-    pub fn into_service(self) -> Split {
-        self.services.into_service()
+    /// The app as one tower service, for tests and for calls inside the process: no socket, no registry, no component and no
+    /// hook, but layers, context, deadlines, limits, health and identity as at a port. A panic is an answer. It is ready
+    /// unless a part of [`Handle::readiness`] is not; callers come from `127.0.0.1:0`.
+    ///
+    /// ```
+    /// use axum::{Router, body::Body, http::Request, routing::get};
+    /// use meshwork::App;
+    /// use tower::ServiceExt;
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), meshwork::BoxError> {
+    /// let http = Router::new().route("/hello", get(|| async { "hello" }));
+    /// let service = App::new().with_environment("test").http(http).into_service()?;
+    /// let answer = service.oneshot(Request::get("/hello").body(Body::empty())?).await?;
+    /// assert_eq!(answer.status(), 200);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`RunError`] for what is wrong in the configuration or in what the code handed over.
+    pub fn into_service(self) -> Result<InProcess, RunError> {
+        run::in_process(self)
     }
 
     /// Serves until `stop` is ready or [`Handle::stop`] is called; for tests: no signals, no subscriber.

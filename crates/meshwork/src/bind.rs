@@ -1,36 +1,93 @@
 //! The listeners of an app, and the record that says where they are.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use meshwork_config::ServiceTlsConfig;
 use meshwork_core::{Endpoint, Error, Instance, Labels, Scheme};
 use meshwork_server::{Inherited, Listener, Services};
-use tokio::net::lookup_host;
+use tokio::{net::lookup_host, time::sleep};
 
-use crate::{RunError, advertise, wiring::Wiring};
+use crate::{RunError, advertise, handover::Handover, wiring::Wiring};
 
 /// Where HTTP listens in `dev` and `test` when nothing is configured: this machine only, any free port.
 const DEVELOPMENT: &str = "127.0.0.1:0";
+
+/// How often a port in use is tried, and the pause between, where its owner may be about to leave it.
+const TRIES: u32 = 20;
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// One listener and what it serves.
 pub(crate) struct Bound {
     pub(crate) listener: Listener,
     pub(crate) services: Services,
+    /// `http` or `grpc`.
+    pub(crate) name: &'static str,
+    pub(crate) origin: Origin,
+}
+
+/// Who has the socket of a listener besides us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// Nobody: it was bound here.
+    Own,
+    /// Who started us, and keeps it for the next one (`LISTEN_FDS`).
+    Kept,
+    /// The process that served before.
+    Handed,
+}
+
+/// All listeners of an app.
+pub(crate) struct Listening {
+    pub(crate) bound: Vec<Bound>,
+    pub(crate) handover: Option<Handover>,
+}
+
+/// A listener that is to be.
+struct Wanted<'a> {
+    services: Services,
+    addr: &'a str,
+    key: &'static str,
 }
 
 /// Binds all listeners: none without services, one unless `[service] grpc` is set.
 ///
 /// # Errors
 /// A missing or unusable address, or one that cannot be bound.
-pub(crate) async fn all(wiring: &Wiring, services: Services) -> Result<Vec<Bound>, RunError> {
+pub(crate) async fn all(wiring: &Wiring, services: Services) -> Result<Listening, RunError> {
     if !services.has_http() && !services.has_grpc() {
-        return Ok(Vec::new());
+        return Ok(Listening { bound: Vec::new(), handover: None });
     }
+    let wanted = wanted(wiring, services)?;
+    let mut tries = 0;
+    let (listeners, handover) = loop {
+        tries += 1;
+        match open_all(wiring, &wanted).await {
+            // Who has it may be about to close it, too late to be asked and too early to be gone.
+            Err(RunError::Bind(error))
+                if error.is_in_use() && tries < TRIES && wiring.config.service().handover.is_some() =>
+            {
+                sleep(PAUSE).await;
+            }
+            opened => break opened?,
+        }
+    };
+    let bound = wanted.into_iter().zip(listeners).map(|(wanted, (listener, origin))| Bound {
+        listener,
+        services: wanted.services,
+        name: name(wanted.key),
+        origin,
+    });
+    Ok(Listening { bound: bound.collect(), handover })
+}
+
+/// Which listeners the services and the configuration ask for.
+fn wanted(wiring: &Wiring, services: Services) -> Result<Vec<Wanted<'_>>, RunError> {
     let service = wiring.config.service();
     let (first, second) = match (&service.grpc, services.has_grpc()) {
         (Some(grpc), true) if services.has_http() => {
             let (http, services) = services.into_two();
-            ((http, service.http.as_deref(), "service.http"), Some((services, grpc.as_str())))
+            let second = Wanted { services, addr: grpc.as_str(), key: "service.grpc" };
+            ((http, service.http.as_deref(), "service.http"), Some(second))
         }
         (Some(grpc), true) => ((services, Some(grpc.as_str()), "service.grpc"), None),
         _ => ((services, service.http.as_deref(), "service.http"), None),
@@ -44,37 +101,62 @@ pub(crate) async fn all(wiring: &Wiring, services: Services) -> Result<Vec<Bound
             return Err(wiring.config.error(key, text).into());
         }
     };
-    let mut given = Given::take()?;
-    let mut bound = vec![Bound { listener: open(wiring, &mut given, key, addr).await?, services }];
-    if let Some((services, addr)) = second {
-        bound.push(Bound { listener: open(wiring, &mut given, "service.grpc", addr).await?, services });
-    }
-    given.refuse_rest()?;
-    Ok(bound)
+    Ok(std::iter::once(Wanted { services, addr, key }).chain(second).collect())
 }
 
-/// The sockets that the process was started with; each takes the place of a listener of the configuration.
-struct Given(Vec<Inherited>);
+/// The word of a key's end.
+fn name(key: &'static str) -> &'static str {
+    key.rsplit('.').next().unwrap_or(key)
+}
+
+async fn open_all(
+    wiring: &Wiring,
+    wanted: &[Wanted<'_>],
+) -> Result<(Vec<(Listener, Origin)>, Option<Handover>), RunError> {
+    let (mut given, handover) = Given::take(wiring).await?;
+    let mut listeners = Vec::new();
+    for Wanted { addr, key, .. } in wanted {
+        let owner = handover.as_ref().and_then(Handover::predecessor);
+        listeners.push(open(wiring, &mut given, owner, key, addr).await?);
+    }
+    given.refuse_rest()?;
+    Ok((listeners, handover))
+}
+
+/// The sockets that the process was started with, or else was handed by the one before; each takes the place of a
+/// listener of the configuration.
+struct Given {
+    sockets: Vec<Inherited>,
+    origin: Origin,
+}
 
 impl Given {
-    fn take() -> Result<Self, RunError> {
+    async fn take(wiring: &Wiring) -> Result<(Self, Option<Handover>), RunError> {
         let taken = Inherited::take();
-        Ok(Self(taken.map_err(|e| Error::invalid("taking over sockets").with_source(e))?))
+        let kept = taken.map_err(|e| Error::invalid("taking over sockets").with_source(e))?;
+        let (handover, handed) = Handover::begin(wiring).await?.unzip();
+        let given = match kept.is_empty() {
+            true => Self { sockets: handed.unwrap_or_default(), origin: Origin::Handed },
+            // What the one before has are the same.
+            false => Self { sockets: kept, origin: Origin::Kept },
+        };
+        Ok((given, handover))
     }
 
     /// The one whose `FileDescriptorName=` is `http` or `grpc`, as the key's end says; else the first that has neither
     /// name.
-    fn next(&mut self, key: &str) -> Option<Listener> {
-        let wanted = key.rsplit('.').next().unwrap_or(key);
+    fn next(&mut self, key: &'static str) -> Option<Listener> {
+        let wanted = name(key);
         let named = |socket: &Inherited| socket.name.as_deref() == Some(wanted);
         let unnamed = |socket: &Inherited| !matches!(socket.name.as_deref(), Some("http" | "grpc"));
-        let place = self.0.iter().position(named).or_else(|| self.0.iter().position(unnamed))?;
-        Some(self.0.remove(place).listener)
+        let sockets = &mut self.sockets;
+        let place = sockets.iter().position(named).or_else(|| sockets.iter().position(unnamed))?;
+        Some(sockets.remove(place).listener)
     }
 
     /// A socket that nobody serves would keep its callers waiting for ever.
     fn refuse_rest(self) -> Result<(), RunError> {
-        match self.0.first() {
+        match self.sockets.first() {
             None => Ok(()),
             Some(socket) => {
                 let (addr, name) = (socket.listener.local_addr(), socket.name.as_deref().unwrap_or_default());
@@ -85,19 +167,38 @@ impl Given {
     }
 }
 
-/// A listener that was handed over, or else one of our own; with TLS where `[service.tls]` is.
-async fn open(wiring: &Wiring, given: &mut Given, key: &str, text: &str) -> Result<Listener, RunError> {
-    let listener = match given.next(key) {
+/// A listener that was handed over, or else one of our own; with TLS where `[service.tls]` is. `owner` is the process
+/// before, where there is one.
+async fn open(
+    wiring: &Wiring,
+    given: &mut Given,
+    owner: Option<u32>,
+    key: &'static str,
+    text: &str,
+) -> Result<(Listener, Origin), RunError> {
+    let (listener, origin) = match given.next(key) {
         Some(listener) => {
-            tracing::info!(addr = %listener.local_addr(), key, "socket taken over");
-            listener
+            let addr = listener.local_addr();
+            if let (Origin::Handed, Some(owner)) = (given.origin, owner) {
+                let said = resolve(wiring, key, text).await?;
+                // Whoever waits in a socket that nobody serves waits for ever.
+                if said.ip() != addr.ip() || ![0, addr.port()].contains(&said.port()) {
+                    let text = format!(
+                        "{said} is not {addr}, which process {owner} hands over\nkeep the address, or stop that process first"
+                    );
+                    return Err(wiring.config.error(key, text).into());
+                }
+            }
+            tracing::info!(%addr, key, "socket taken over");
+            (listener, given.origin)
         }
-        None => listen(wiring, key, text).await?,
+        None => (Listener::bind(resolve(wiring, key, text).await?).await?, Origin::Own),
     };
-    match &wiring.config.service().tls {
-        Some(said) => secure(wiring, listener, said).await,
-        None => Ok(listener),
-    }
+    let listener = match &wiring.config.service().tls {
+        Some(said) => secure(wiring, listener, said).await?,
+        None => listener,
+    };
+    Ok((listener, origin))
 }
 
 #[cfg(feature = "tls")]
@@ -126,21 +227,18 @@ async fn secure(wiring: &Wiring, _: Listener, _: &ServiceTlsConfig) -> Result<Li
     Err(wiring.config.error("service.tls", text).into())
 }
 
-async fn listen(wiring: &Wiring, key: &str, text: &str) -> Result<Listener, RunError> {
-    let addr: SocketAddr = match text.parse() {
-        Ok(addr) => addr,
-        Err(_name) => {
-            let found = lookup_host(text).await.map(|mut found| found.next());
-            let reason = match found {
-                Ok(Some(addr)) => return Ok(Listener::bind(addr).await?),
-                Ok(None) => "it has no address".to_owned(),
-                Err(error) => error.to_string(),
-            };
-            let text = format!("`{}` cannot be listened on: {reason}", text.escape_debug());
-            return Err(wiring.config.error(key, text).into());
-        }
+/// The address that a key says, by its number or by its name.
+async fn resolve(wiring: &Wiring, key: &str, text: &str) -> Result<SocketAddr, RunError> {
+    if let Ok(addr) = text.parse() {
+        return Ok(addr);
+    }
+    let reason = match lookup_host(text).await.map(|mut found| found.next()) {
+        Ok(Some(addr)) => return Ok(addr),
+        Ok(None) => "it has no address".to_owned(),
+        Err(error) => error.to_string(),
     };
-    Ok(Listener::bind(addr).await?)
+    let text = format!("`{}` cannot be listened on: {reason}", text.escape_debug());
+    Err(wiring.config.error(key, text).into())
 }
 
 /// The record of this process: what it is, and an endpoint for each protocol of each listener.

@@ -3,15 +3,23 @@
 //!
 //! On a worker of the runtime one hook that blocks could stop everything: nobody may be left to watch timers and sockets.
 
-use std::{any::Any, error, fmt, time::Duration};
+use std::{
+    any::Any,
+    error, fmt,
+    panic::{AssertUnwindSafe, catch_unwind},
+    thread,
+    time::Duration,
+};
 
 use meshwork_core::BoxError;
 use tokio::{
-    runtime, select, task,
+    runtime, select,
+    sync::oneshot,
+    task,
     task::JoinError,
     time::{Instant, timeout, timeout_at},
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::Span;
 
 /// How long code that was cut may take to be gone.
@@ -48,18 +56,8 @@ where
     F: Future<Output = Result<(), BoxError>> + Send + 'static,
 {
     let began = Instant::now();
-    let (runtime, span, end) = (runtime::Handle::current(), Span::current(), CancellationToken::new());
-    let cut = end.clone().drop_guard();
-    let mut thread = task::spawn_blocking(move || {
-        let code = async {
-            select! {
-                ended = code => ended,
-                // Nobody asks any more how it ended.
-                () = end.cancelled() => Ok(()),
-            }
-        };
-        span.in_scope(|| runtime.block_on(code))
-    });
+    let (cut, code) = held(code);
+    let mut thread = task::spawn_blocking(code);
     let Some(limit) = limit else { return judged(thread.await) };
     match timeout_at(limit, &mut thread).await {
         Ok(ended) => judged(ended),
@@ -69,6 +67,56 @@ where
             Err(Failure::Overran { had: limit.saturating_duration_since(began), stuck })
         }
     }
+}
+
+/// As [`run`], on a thread that the end of the runtime does not wait for: one that blocks it delays nobody.
+///
+/// # Errors
+/// How it failed.
+///
+/// # Panics
+/// Outside a tokio runtime.
+///
+/// # Cancel safety
+/// As of [`run`].
+pub(crate) async fn run_aside<F>(code: F, limit: Instant) -> Result<(), Failure>
+where
+    F: Future<Output = Result<(), BoxError>> + Send + 'static,
+{
+    let began = Instant::now();
+    let (_cut, code) = held(code);
+    let (tell, mut told) = oneshot::channel();
+    let run = move || {
+        let _nobody_waits = tell.send(catch_unwind(AssertUnwindSafe(code)));
+    };
+    // Its end is awaited here; one that blocks it is left to the end of the process.
+    thread::Builder::new().name("aside".into()).spawn(run).map_err(|e| Failure::Error(e.into()))?;
+    match timeout_at(limit, &mut told).await {
+        Ok(Ok(Ok(result))) => result.map_err(Failure::Error),
+        Ok(Ok(Err(panic))) => Err(Failure::Panic(message(&*panic))),
+        Ok(Err(gone)) => Err(Failure::Error(gone.into())),
+        Err(_elapsed) => Err(Failure::Overran { had: limit.saturating_duration_since(began), stuck: false }),
+    }
+}
+
+/// `code` to be run on a thread of its own, and what ends it there at its next await when dropped.
+fn held<F>(code: F) -> (DropGuard, impl FnOnce() -> Result<(), BoxError>)
+where
+    F: Future<Output = Result<(), BoxError>> + Send + 'static,
+{
+    let (runtime, span, end) = (runtime::Handle::current(), Span::current(), CancellationToken::new());
+    let cut = end.clone().drop_guard();
+    let run = move || {
+        let code = async {
+            select! {
+                ended = code => ended,
+                // Nobody asks any more how it ended.
+                () = end.cancelled() => Ok(()),
+            }
+        };
+        span.in_scope(|| runtime.block_on(code))
+    };
+    (cut, run)
 }
 
 /// What became of a task of an author's code.
@@ -138,6 +186,22 @@ mod tests {
         let failure = run(async { panic!("no disk {}", 7) }, within(30_000)).await.unwrap_err();
         assert_eq!(failure.to_string(), "panicked: no disk 7");
         assert!(!failure.is_cut());
+    }
+
+    #[tokio::test]
+    async fn aside_too_and_one_that_blocks_is_left_behind() {
+        let soon = Instant::now() + Duration::from_secs(30);
+        let failure = run_aside(async { panic!("no disk {}", 7) }, soon).await.unwrap_err();
+        assert_eq!(failure.to_string(), "panicked: no disk 7");
+        let (end, ended) = std::sync::mpsc::channel::<()>();
+        let blocks = async move {
+            let _dropped = ended.recv();
+            Ok(())
+        };
+        let failure = run_aside(blocks, Instant::now() + Duration::from_millis(200)).await.unwrap_err();
+        assert!(failure.is_cut() && !failure.is_stuck(), "{failure}");
+        // The runtime ends without it.
+        std::mem::forget(end);
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

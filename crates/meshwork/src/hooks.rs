@@ -47,6 +47,7 @@ pub(crate) struct Hooks {
     pub(crate) warm_up: Vec<Hook>,
     pub(crate) on_serving: Vec<Hook>,
     pub(crate) on_stop: Vec<Hook>,
+    pub(crate) on_flush: Vec<Hook>,
 }
 
 // === impl Hook ===
@@ -91,6 +92,17 @@ impl Hook {
         let own = self.budget.map(|budget| Instant::now() + budget);
         contain::run((self.code)(handle), own.into_iter().chain(limit).min()).await
     }
+
+    /// Runs it until `limit` on a thread that the end of the process does not wait for.
+    ///
+    /// # Errors
+    /// How it failed.
+    ///
+    /// # Cancel safety
+    /// As of [`run`](Self::run).
+    pub(crate) async fn run_aside(self, handle: Handle, limit: Instant) -> Result<(), Failure> {
+        contain::run_aside((self.code)(handle), limit).await
+    }
 }
 
 // === impl Hooks ===
@@ -121,6 +133,15 @@ impl Hooks {
         Fut::Output: Outcome,
     {
         push(&mut self.on_stop, "on_stop", place, Some(STOP), code);
+    }
+
+    pub(crate) fn on_flush<F, Fut>(&mut self, name: &str, code: F)
+    where
+        F: FnOnce(Handle) -> Fut + Send + 'static,
+        Fut: Future + Send + 'static,
+        Fut::Output: Outcome,
+    {
+        self.on_flush.push(Hook::new(format!("flush of `{name}`"), None, code));
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{convert::Infallible, env, future::pending, sync::Arc, time::Duration};
 
 use meshwork_core::{BoxError, Error, ErrorChain, Phase};
-use meshwork_server::Services;
+use meshwork_server::{Identity, InProcess, Services};
 use tokio::{pin, select, time::Instant};
 
 use crate::{
@@ -12,9 +12,10 @@ use crate::{
     banner,
     check::Check,
     component::Components,
+    flush,
     handle::Shared,
     hooks::{Hook, Hooks},
-    job, notify, signal,
+    job, notify, settings, signal,
     start::{self, Start},
     stop::{self, Life, Losses},
     tasks::Tasks,
@@ -55,7 +56,7 @@ pub(crate) async fn run(
 }
 
 async fn live(app: App, signals: Signals) -> Result<Report, RunError> {
-    let App { shared, services, hooks, mut components, jobs, tasks, checks, args } = app;
+    let App { shared, services, reflection, mut hooks, mut components, jobs, tasks, checks, args } = app;
     let args = match (args, signals) {
         (Some(args), _) => args,
         (None, Signals::Listen) => env::args_os().skip(1).collect(),
@@ -74,13 +75,43 @@ async fn live(app: App, signals: Signals) -> Result<Report, RunError> {
     components.arrange()?;
     tasks.judge()?;
     judge(&checks)?;
-    match command {
-        Command::Job(name) => job::run(&shared, &wiring, components, jobs.take(&name)?).await,
-        _ => {
-            let declared = Declared { services, hooks, components, tasks, checks };
+    let services = reflection.tell(services, reflects(&wiring))?;
+    let job = match command {
+        Command::Job(name) => Some(jobs.take(&name)?),
+        _ => None,
+    };
+    let on_flush = std::mem::take(&mut hooks.on_flush);
+    let spare = flush::budget(wiring.config.drain(), &on_flush);
+    let mut outcome = match job {
+        Some(job) => job::run(&shared, &wiring, components, job).await,
+        None => {
+            let declared = Declared { services, hooks, components, tasks, checks, spare };
             serve(&shared, &wiring, declared, signals).await
         }
+    };
+    let began = Instant::now();
+    let lost = flush::all(&shared, on_flush, spare).await;
+    if let Ok(report) = &mut outcome {
+        report.took += began.elapsed();
+        report.faults.extend(lost);
     }
+    outcome
+}
+
+/// The services of `app`, as they would be at a port.
+pub(crate) fn in_process(app: App) -> Result<InProcess, RunError> {
+    let App { shared, services, reflection, .. } = app;
+    let wiring = start::wired(&shared)?;
+    let services = reflection.tell(services, reflects(&wiring))?;
+    let identity = Identity::new();
+    identity.set([(&wiring.service, &wiring.id)]);
+    shared.health.set_serving(true);
+    Ok(InProcess::new(settings::server(&wiring.config)?, identity, shared.health.clone(), services))
+}
+
+/// Whether gRPC services are told to whoever asks.
+fn reflects(wiring: &Wiring) -> bool {
+    wiring.config.service().reflection.unwrap_or(wiring.config.is_development())
 }
 
 fn listen(shared: &Arc<Shared>) -> Result<signal::Listening, RunError> {
@@ -95,6 +126,7 @@ struct Declared {
     components: Components,
     tasks: Tasks,
     checks: Vec<Check>,
+    spare: Duration,
 }
 
 fn judge(checks: &[Check]) -> Result<(), Error> {
@@ -113,14 +145,14 @@ async fn serve(
     declared: Declared,
     signals: Signals,
 ) -> Result<Report, RunError> {
-    let Declared { services, hooks, mut components, tasks, checks } = declared;
+    let Declared { services, hooks, mut components, tasks, checks, spare } = declared;
     let control = &shared.control;
     let began = Instant::now();
     let manager = match signals {
         Signals::Listen => notify::spawn(shared),
         Signals::Ignore => None,
     };
-    let Hooks { warm_up, on_serving, on_stop } = hooks;
+    let Hooks { warm_up, on_serving, on_stop, .. } = hooks;
     let started = Start::new(shared, wiring).all(services, warm_up, checks, &mut components).await;
     let running = match started {
         Ok(running) => running,
@@ -138,7 +170,7 @@ async fn serve(
             never = hooks => match never {},
         }
     };
-    let life = Life { running, tasks, on_stop, components };
+    let life = Life { running, tasks, on_stop, components, spare };
     let report = stop::leave(shared, wiring, life, stop, losses).await;
     if let Some(manager) = manager {
         // It may not have been heard yet that we stop.

@@ -3,6 +3,7 @@
 //! Every step has a name and a deadline: what hangs is named, and the first failure is the one that is told.
 
 use std::{
+    io,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -15,8 +16,17 @@ use tokio::{
 };
 
 use crate::{
-    Handle, RunError, announce::announce, bind, check::Check, component::Components, follow, handle::Shared,
-    hooks::Hook, settings, standing, wiring::Wiring,
+    Handle, RunError,
+    announce::announce,
+    bind::{self, Bound, Listening, Origin},
+    check::Check,
+    component::Components,
+    follow,
+    handle::Shared,
+    handover::{Handover, Socket},
+    hooks::Hook,
+    settings, standing,
+    wiring::Wiring,
 };
 
 /// What a started app holds.
@@ -28,6 +38,10 @@ pub(crate) struct Running {
     pub(crate) readiness: Option<Task>,
     /// Ask and look as long as it lives.
     pub(crate) watchers: Vec<Task>,
+    /// Offers the listeners to a successor, as long as it lives.
+    pub(crate) offer: Option<Task>,
+    /// Whether the listeners are somebody's who keeps them for the next process.
+    pub(crate) kept: bool,
 }
 
 /// One start: what is under way, and until when it must be done.
@@ -42,6 +56,9 @@ pub(crate) struct Start<'a> {
 /// An app that could serve, before the registry knows of it.
 struct Prepared {
     serving: Option<Serving>,
+    /// Served by somebody else, or waiting, until we are ready.
+    later: Vec<Bound>,
+    handover: Option<(Handover, Vec<Socket>)>,
     configuration: Task,
     checks: Vec<Task>,
     instance: Instance,
@@ -68,6 +85,17 @@ pub(crate) fn wired(shared: &Shared) -> Result<Arc<Wiring>, RunError> {
     Ok(wiring)
 }
 
+fn serve(serving: Serving, bound: Bound) -> Serving {
+    serving.also(bound.listener, bound.services)
+}
+
+/// Descriptors of all sockets, for a successor.
+fn sockets(bound: &[Bound]) -> Result<Vec<Socket>, RunError> {
+    let descriptor = |bound: &Bound| Ok((bound.name, bound.listener.descriptor()?));
+    let sockets: io::Result<_> = bound.iter().map(descriptor).collect();
+    sockets.map_err(|e| RunError::Start { step: "offering the sockets".into(), cause: e.into() })
+}
+
 impl<'a> Start<'a> {
     pub(crate) fn new(shared: &'a Arc<Shared>, wiring: &'a Arc<Wiring>) -> Self {
         let limit = wiring.config.service().start_timeout;
@@ -91,7 +119,7 @@ impl<'a> Start<'a> {
                 return Err(None);
             }
         };
-        let Prepared { serving, configuration, checks, instance, identity } = prepared;
+        let Prepared { serving, later, handover, configuration, checks, instance, identity } = prepared;
         let (mut readiness, mut watchers) = (None, checks);
         if !instance.endpoints.is_empty() {
             watchers.extend(announce(self.shared, self.wiring, &identity, instance).await?);
@@ -99,7 +127,15 @@ impl<'a> Start<'a> {
         }
         watchers.push(self.shared.stalls.spawn());
         self.shared.health.set_serving(true);
-        Ok(Running { serving, configuration, readiness, watchers })
+        let kept = later.iter().any(|bound| bound.origin == Origin::Kept);
+        let serving = serving.map(|serving| later.into_iter().fold(serving, serve));
+        let offer = match (handover, &serving) {
+            (Some((handover, sockets)), Some(serving)) => {
+                Some(handover.finish(self.shared, self.wiring, serving.listeners(), sockets).await)
+            }
+            _ => None,
+        };
+        Ok(Running { serving, configuration, readiness, watchers, offer, kept })
     }
 
     /// Starts the components, one after the other.
@@ -128,18 +164,22 @@ impl<'a> Start<'a> {
     ) -> Result<Prepared, RunError> {
         let (shared, wiring) = (self.shared, self.wiring);
         let configuration = follow::spawn(shared, wiring);
-        let bound = self.within("binding the listeners", bind::all(wiring, services)).await??;
+        let Listening { bound, handover } =
+            self.within("binding the listeners", bind::all(wiring, services)).await??;
         shared.set_bound(bound.iter().map(|bound| bound.listener.local_addr()).collect());
 
         let mut instance = bind::record(wiring, &bound)?;
         let identity = Identity::new();
         identity.set([(&instance.service, &instance.id)]);
-        let mut bound = bound.into_iter();
+        let descriptors = handover.is_some().then(|| sockets(&bound)).transpose()?;
+        let handover = handover.zip(descriptors);
         let settings = settings::server(&wiring.config)?;
-        let serving = bound.next().map(|first| {
+        let any = !bound.is_empty();
+        // Who connects to a socket that others know already is a caller, and not to be met before we are ready.
+        let (now, later): (Vec<_>, Vec<_>) = bound.into_iter().partition(|b| b.origin == Origin::Own);
+        let serving = any.then(|| {
             let server = Server::new(settings, identity.clone(), shared.health.clone());
-            let serving = server.serve(first.listener, first.services);
-            bound.fold(serving, |serving, bound| serving.also(bound.listener, bound.services))
+            now.into_iter().fold(server.begin(), serve)
         });
 
         self.components(components).await?;
@@ -153,7 +193,7 @@ impl<'a> Start<'a> {
         self.eager().await?;
         self.parts().await?;
         shared.apply_changes(&mut instance);
-        Ok(Prepared { serving, configuration, checks, instance, identity })
+        Ok(Prepared { serving, later, handover, configuration, checks, instance, identity })
     }
 
     /// Waits for the first answer about every client with `eager = true`; fails on none.

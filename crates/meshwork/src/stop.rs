@@ -5,7 +5,7 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 use futures_util::future::{join, join_all};
 use meshwork_client::Channel;
 use meshwork_core::{ErrorChain, Phase};
-use meshwork_server::DrainReport;
+use meshwork_server::{DrainReport, Listeners, Serving};
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use crate::{
@@ -15,6 +15,8 @@ use crate::{
 
 /// What hooks get together even when the drain has used up its deadline.
 const LAST_BREATH: Duration = Duration::from_millis(200);
+/// How long who is accepted last has for the request, where the next who connects meets the next process.
+const LAST_WORDS: Duration = Duration::from_millis(500);
 /// What the registry may not take away from the drain.
 const LEAST_DRAIN: Duration = Duration::from_millis(800);
 
@@ -32,6 +34,8 @@ pub(crate) struct Life {
     pub(crate) tasks: RunningTasks,
     pub(crate) on_stop: Vec<Hook>,
     pub(crate) components: Components,
+    /// What is left of the deadline when it is over.
+    pub(crate) spare: Duration,
 }
 
 /// Stops what runs. `stop` says since when.
@@ -42,10 +46,10 @@ pub(crate) async fn leave(
     stop: Stop,
     mut losses: Losses,
 ) -> Report {
-    let Life { running, tasks, on_stop, components } = life;
-    let Running { serving, configuration, readiness, watchers: _watchers } = running;
+    let Life { running, tasks, on_stop, components, spare } = life;
+    let Running { serving, configuration, readiness, watchers: _watchers, offer, kept } = running;
     let drain = wiring.config.drain();
-    let (settled, deadline) = (stop.since + drain.settle, stop.since + drain.deadline);
+    let (settled, deadline) = (stop.since + drain.settle, stop.since + drain.deadline - spare);
     tracing::info!(cause = %stop.cause, settle = ?drain.settle, deadline = ?drain.deadline, "stopping");
 
     shared.control.enter(Phase::Leaving);
@@ -60,10 +64,20 @@ pub(crate) async fn leave(
     if let Some(readiness) = readiness {
         readiness.end(until.saturating_duration_since(Instant::now())).await;
     }
-    if deregister(shared, until, &mut losses).await {
+    let announced = deregister(shared, until, &mut losses).await;
+    let listeners = serving.as_ref().map(Serving::listeners);
+    let handed_over = listeners.as_ref().is_some_and(Listeners::are_closed);
+    if announced || kept || handed_over {
         // Others need a moment to notice; what they still send is served.
+        if kept && let Some(listeners) = listeners {
+            // Whoever comes now is the next process's; who came last still says what he wants.
+            sleep_until(settled - LAST_WORDS.min(drain.settle / 2)).await;
+            listeners.close();
+        }
         sleep_until(settled).await;
     }
+    // Not sooner: a successor may begin while we settle. Not later: a socket that nobody serves must not listen.
+    drop(offer);
 
     shared.control.enter(Phase::Draining);
     let hooks: Vec<_> = on_stop.into_iter().rev().chain(components.into_stops()).collect();

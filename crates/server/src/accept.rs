@@ -84,7 +84,7 @@ fn builder(config: &ServerConfig) -> auto::Builder<TokioExecutor> {
     builder
 }
 
-/// Accepts until the drain begins, then waits for the connections. Dropping it cuts them.
+/// Accepts until the listeners close, then waits for the connections. Dropping it cuts them.
 pub(crate) async fn run(listener: TcpListener, site: Arc<Site>) {
     let _counted = site.shared.sockets.token();
     let mut conns = JoinSet::new();
@@ -93,7 +93,7 @@ pub(crate) async fn run(listener: TcpListener, site: Arc<Site>) {
         tokio::select! {
             // Leaving comes first: nobody is accepted after it.
             biased;
-            () = site.shared.draining.cancelled() => break,
+            () = site.shared.closed.cancelled() => break,
             Some(_ended) = conns.join_next() => {}
             accepted = listener.accept() => match accepted {
                 Ok((stream, peer)) => {
@@ -109,7 +109,7 @@ pub(crate) async fn run(listener: TcpListener, site: Arc<Site>) {
                     let pause = trouble.note(&error);
                     tokio::select! {
                         () = time::sleep(pause) => {}
-                        () = site.shared.draining.cancelled() => {}
+                        () = site.shared.closed.cancelled() => {}
                     }
                 }
             }

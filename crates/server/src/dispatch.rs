@@ -3,7 +3,9 @@
 use std::{
     convert::Infallible,
     panic::{AssertUnwindSafe, catch_unwind},
+    pin::Pin,
     sync::{Arc, atomic::Ordering::Relaxed},
+    task::{self, Poll},
     time::Duration,
 };
 
@@ -14,12 +16,13 @@ use http_body_util::Limited;
 use hyper::body::{Body, Incoming};
 use meshwork_core::{BoxError, Context, Priority, headers};
 use meshwork_resilience::{Overload, deadline::Inherit};
+use pin_project_lite::pin_project;
 use tokio::time::Instant;
 use tonic::{Code, transport::server::TcpConnectInfo};
 use tower_service::Service;
 
 use crate::{
-    PeerIdentity, Place, Services, Split, answer, body,
+    PeerIdentity, Place, Services, answer, body,
     conn::{Conn, InFlight},
     handling::Handling,
     health_grpc,
@@ -27,7 +30,9 @@ use crate::{
     panics,
     patient::Patient,
     places::{Held, Upload},
+    services::Split,
     shared::{Shared, Stage},
+    web::{self, Decoded, Encoding, Web},
 };
 
 /// How long foreign requests are still served after the drain has begun: they cannot know better.
@@ -42,12 +47,15 @@ const READY: &str = "/.meshwork/ready";
 pub(crate) struct Doors {
     split: Split,
     health: Router,
+    /// Whether gRPC-Web is spoken.
+    web: bool,
 }
 
 impl Doors {
     pub(crate) fn new(shared: &Arc<Shared>, services: Services) -> Self {
         let health = health_grpc::router(shared.health.clone(), shared.draining.clone());
-        Self { split: services.into_service(), health }
+        let web = services.has_grpc_web();
+        Self { split: services.into_service(), health, web }
     }
 }
 
@@ -63,8 +71,22 @@ impl Dispatch {
         Self { conn, doors }
     }
 
+    /// Begins one request of whatever it speaks.
+    pub(crate) fn serve<B>(&self, mut request: Request<B>) -> Answering
+    where
+        B: Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let web = if self.doors.web { web::accept(&mut request) } else { None };
+        let handling = match web.map(|web| web.request) {
+            Some(Encoding::Text) => self.handle(request.map(Decoded::new)),
+            Some(Encoding::Binary) | None => self.handle(request),
+        };
+        Answering { handling, web }
+    }
+
     /// An answer that needs no handler.
-    fn answer(&self, request: &Request<Incoming>, inbound: &Inbound) -> Option<Response<body::Body>> {
+    fn answer<B>(&self, request: &Request<B>, inbound: &Inbound) -> Option<Response<body::Body>> {
         let shared = &self.conn.shared;
         let path = request.uri().path();
         // Health is told to the last.
@@ -136,12 +158,11 @@ impl Dispatch {
     }
 
     /// Hands the request to its router; nothing of a handler runs yet.
-    fn route(
-        &self,
-        mut request: Request<Incoming>,
-        grpc: bool,
-        place: Option<&Place>,
-    ) -> RouteFuture<Infallible> {
+    fn route<B>(&self, mut request: Request<B>, grpc: bool, place: Option<&Place>) -> RouteFuture<Infallible>
+    where
+        B: Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<BoxError>,
+    {
         let conn = &self.conn;
         request.extensions_mut().insert(ConnectInfo(conn.peer));
         if let Some(peer) = conn.proved() {
@@ -193,9 +214,9 @@ impl Dispatch {
     }
 
     /// Takes the request in. Health is asked most when there is most to do.
-    fn take(
+    fn take<B>(
         &self,
-        request: &Request<Incoming>,
+        request: &Request<B>,
         context: &Context,
         now: Instant,
     ) -> Result<Option<Held>, Overload> {
@@ -204,14 +225,12 @@ impl Dispatch {
         }
         self.conn.shared.places.take(context.priority, now)
     }
-}
 
-impl hyper::service::Service<Request<Incoming>> for Dispatch {
-    type Response = Response<body::Body>;
-    type Error = Infallible;
-    type Future = Handling;
-
-    fn call(&self, mut request: Request<Incoming>) -> Handling {
+    fn handle<B>(&self, mut request: Request<B>) -> Handling
+    where
+        B: Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<BoxError>,
+    {
         let shared = &self.conn.shared;
         self.conn.started.fetch_add(1, Relaxed);
         let now = Instant::now();
@@ -254,5 +273,33 @@ impl hyper::service::Service<Request<Incoming>> for Dispatch {
                 Handling::answered(answer::failed(grpc, status, Code::Internal, "the handler panicked"))
             }
         }
+    }
+}
+
+impl hyper::service::Service<Request<Incoming>> for Dispatch {
+    type Response = Response<web::Body>;
+    type Error = Infallible;
+    type Future = Answering;
+
+    fn call(&self, request: Request<Incoming>) -> Answering {
+        self.serve(request)
+    }
+}
+
+pin_project! {
+    /// The future of one request, with its answer in the caller's words.
+    pub(crate) struct Answering {
+        #[pin]
+        handling: Handling,
+        web: Option<Web>,
+    }
+}
+
+impl Future for Answering {
+    type Output = Result<Response<web::Body>, Infallible>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        this.handling.poll(cx).map_ok(|answer| web::answer(answer, *this.web))
     }
 }

@@ -1,6 +1,12 @@
 //! A bound port, before anything is served on it.
 
-use std::{error, fmt, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    error, fmt, io,
+    net::SocketAddr,
+    os::fd::{AsFd, OwnedFd},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::{
     net::{TcpListener, TcpSocket},
@@ -81,6 +87,14 @@ impl Listener {
     /// The address it is bound to, with the port that was taken.
     pub fn local_addr(&self) -> SocketAddr {
         self.addr
+    }
+
+    /// A second descriptor of the same socket, for [`Offer`](crate::Offer). It listens as long as any of them is open.
+    ///
+    /// # Errors
+    /// When the process has no descriptor left.
+    pub fn descriptor(&self) -> io::Result<OwnedFd> {
+        self.listener.as_fd().try_clone_to_owned()
     }
 
     pub(crate) fn into_parts(self) -> (TcpListener, Option<Arc<dyn Encrypt>>) {

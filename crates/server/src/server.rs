@@ -63,8 +63,29 @@ impl Server {
     /// # Panics
     /// Outside a tokio runtime.
     pub fn serve(self, listener: Listener, services: Services) -> Serving {
+        self.begin().also(listener, services)
+    }
+
+    /// Begins without a listener; [`Serving::also`] adds them.
+    pub fn begin(self) -> Serving {
         Serving { shared: self.shared, open: self.open, tasks: Vec::new(), addrs: Vec::new() }
-            .also(listener, services)
+    }
+}
+
+/// The listeners of a server, to be closed before its drain. Clones are of the same.
+#[derive(Clone, Debug)]
+pub struct Listeners(Arc<Shared>);
+
+impl Listeners {
+    /// Accepts nobody any more; connections are served as before. For sockets that another process listens at too:
+    /// whoever connects is accepted there.
+    pub fn close(&self) {
+        self.0.closed.cancel();
+    }
+
+    /// Whether nobody is accepted any more.
+    pub fn are_closed(&self) -> bool {
+        self.0.closed.is_cancelled()
     }
 }
 
@@ -103,6 +124,11 @@ impl Serving {
     /// Its counters.
     pub fn stats(&self) -> Stats {
         Stats::new(self.shared.clone(), self.open.clone())
+    }
+
+    /// Its listeners.
+    pub fn listeners(&self) -> Listeners {
+        Listeners(self.shared.clone())
     }
 
     /// From now on HTTP/1 answers say `connection: close`; everything is still served, HTTP/2 untouched.

@@ -1,16 +1,15 @@
 //! What is served: an axum router, tonic services, and the layers around both.
 
-use std::{convert::Infallible, fmt, sync::Arc, task};
+use std::{convert::Infallible, fmt, sync::Arc};
 
 use axum::{
     Router,
     extract::Request,
-    response::{IntoResponse, Response},
+    response::IntoResponse,
     routing::{Route, future::RouteFuture},
 };
 use bytes::Bytes;
-use http::header::CONTENT_TYPE;
-use meshwork_core::{BoxError, headers};
+use meshwork_core::BoxError;
 use tonic::{server::NamedService, service::Routes};
 use tower_layer::Layer;
 use tower_service::Service;
@@ -33,6 +32,7 @@ pub struct Services {
     grpc: Option<Routes>,
     names: Vec<&'static str>,
     layers: Vec<Around>,
+    web: bool,
 }
 
 impl Services {
@@ -107,6 +107,21 @@ impl Services {
         self
     }
 
+    /// Serves gRPC-Web too: browsers call the same services, on HTTP/1.1 or HTTP/2, by the content types
+    /// `application/grpc-web` and `application/grpc-web-text`. Without it such requests are the HTTP router's.
+    ///
+    /// Handlers and layers see gRPC. What other origins may call is a layer's to say (`CorsLayer` of tower-http).
+    #[must_use]
+    pub fn grpc_web(mut self) -> Self {
+        self.web = true;
+        self
+    }
+
+    /// Whether gRPC-Web is served.
+    pub fn has_grpc_web(&self) -> bool {
+        self.web && self.grpc.is_some()
+    }
+
     /// Whether an HTTP router was added.
     pub fn has_http(&self) -> bool {
         self.http.is_some()
@@ -125,12 +140,13 @@ impl Services {
     /// Parts it into what serves HTTP and what serves gRPC, for two listeners; both keep all layers.
     pub fn into_two(self) -> (Self, Self) {
         let http = Self { http: self.http, layers: self.layers.clone(), ..Self::default() };
-        let grpc = Self { grpc: self.grpc, names: self.names, layers: self.layers, ..Self::default() };
+        let grpc =
+            Self { grpc: self.grpc, names: self.names, layers: self.layers, web: self.web, http: None };
         (http, grpc)
     }
 
-    /// As one service, for calls inside the process. Health, context and limits are the server's and absent.
-    pub fn into_service(self) -> Split {
+    /// As one service; health, context and limits are the server's.
+    pub(crate) fn into_service(self) -> Split {
         let around = |router: Router| {
             let router = self.layers.iter().fold(router, |router, layer| layer(router));
             // Prepares the router once, so that calls need not.
@@ -142,7 +158,8 @@ impl Services {
             (Some(http), Some(grpc)) => Split { http, grpc },
             (Some(http), None) => Split { grpc: http.clone(), http },
             (None, grpc) => Split {
-                http: Router::new(),
+                // Layers answer what no route does: a browser's question before a call.
+                http: around(Router::new()),
                 grpc: grpc.unwrap_or_else(|| Routes::default().into_axum_router().with_state(())),
             },
         }
@@ -159,9 +176,9 @@ impl fmt::Debug for Services {
     }
 }
 
-/// [`Services`] as one tower service: gRPC to one router, everything else to the other.
+/// [`Services`], ready to be called: gRPC to one router, everything else to the other.
 #[derive(Clone, Debug)]
-pub struct Split {
+pub(crate) struct Split {
     http: Router,
     grpc: Router,
 }
@@ -175,25 +192,5 @@ impl Split {
     {
         let mut router = if grpc { self.grpc.clone() } else { self.http.clone() };
         router.call(request)
-    }
-}
-
-impl<B> Service<http::Request<B>> for Split
-where
-    B: http_body::Body<Data = Bytes> + Send + 'static,
-    B::Error: Into<BoxError>,
-{
-    type Response = Response;
-    type Error = Infallible;
-    type Future = RouteFuture<Infallible>;
-
-    fn poll_ready(&mut self, _cx: &mut task::Context<'_>) -> task::Poll<Result<(), Infallible>> {
-        task::Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: http::Request<B>) -> Self::Future {
-        let content_type = request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
-        let grpc = content_type.is_some_and(headers::is_grpc);
-        self.route(request, grpc)
     }
 }

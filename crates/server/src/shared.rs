@@ -39,6 +39,8 @@ pub(crate) struct Shared {
     pub(crate) places: Arc<Places>,
     /// Cancelled when the drain begins. Only for what is not on the path of each request.
     pub(crate) draining: CancellationToken,
+    /// Cancelled when nobody is accepted any more: with the drain at the latest.
+    pub(crate) closed: CancellationToken,
     /// Cancelled at the cut; ends what took a connection over.
     pub(crate) cut: CancellationToken,
     /// Counts accept loops and sockets, those that linger included.
@@ -76,13 +78,15 @@ pub(crate) struct Counters {
 
 impl Shared {
     pub(crate) fn new(config: ServerConfig, identity: Identity, health: Health) -> Self {
+        let draining = CancellationToken::new();
         Self {
             places: Places::new(&config),
             config,
             identity,
             health,
             counters: Counters::default(),
-            draining: CancellationToken::new(),
+            closed: draining.child_token(),
+            draining,
             cut: CancellationToken::new(),
             sockets: TaskTracker::new(),
             dropped: Notify::new(),

@@ -20,6 +20,9 @@ pub struct DrainConfig {
     /// Longest time from the signal to the end, all included; then what is in flight is cut. At least `settle` + 1s. Default: 25s, below the 30 s that Kubernetes grants.
     #[serde(with = "duration")]
     pub deadline: Duration,
+    /// What `App::on_flush` hooks have together, after everything else and before the deadline; where the deadline is short, a quarter of what settling leaves of it. Default: 2s.
+    #[serde(with = "duration")]
+    pub flush: Duration,
 }
 
 impl DrainConfig {
@@ -29,12 +32,17 @@ impl DrainConfig {
 
 impl Default for DrainConfig {
     fn default() -> Self {
-        Self { settle: Duration::from_secs(3), deadline: Duration::from_secs(25) }
+        Self {
+            settle: Duration::from_secs(3),
+            deadline: Duration::from_secs(25),
+            flush: Duration::from_secs(2),
+        }
     }
 }
 
 impl Reviewed for DrainConfig {
     fn review(&self, review: &mut Review<'_>) {
+        review.positive("flush", Some(self.flush));
         let least = self.settle.saturating_add(LEAST_REST);
         if self.deadline < least {
             let (settle, deadline) = (format_duration(self.settle), format_duration(self.deadline));

@@ -13,6 +13,8 @@ use std::{
 
 /// Labels that a record may carry; readers refuse more.
 const MAX_LABELS: usize = 64;
+/// Bytes of a Unix socket's path: the kernel takes 107, and a new one is made beside it under a longer name.
+const MAX_HANDOVER: usize = 96;
 
 /// `[service]`: the name, the listeners and the record of the instance.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -46,6 +48,10 @@ pub struct ServiceConfig {
     /// Longest time of a start until the instance is to be announced: listeners, components, hooks, eager channels, readiness. What is not done then is named, and the start fails. Default: 90s.
     #[serde(with = "duration")]
     pub start_timeout: Duration,
+    /// Whether the gRPC services that the code describes are told to whoever asks (server reflection). Default: none, which is true in `dev` and `test` and false elsewhere.
+    pub reflection: Option<bool>,
+    /// Path of a Unix socket at which a successor on this machine asks for the listening sockets; whoever starts asks there first, and the process that served until then leaves once the new one serves. At most 96 bytes. Default: none.
+    pub handover: Option<PathBuf>,
     /// What follows when a part of a serving instance is not ready any more.
     pub readiness: ReadinessConfig,
     /// TLS at every listener. Default: none.
@@ -166,6 +172,8 @@ impl Default for ServiceConfig {
             edge: false,
             version: None,
             start_timeout: Duration::from_secs(90),
+            reflection: None,
+            handover: None,
             readiness: ReadinessConfig::default(),
             tls: None,
         }
@@ -180,6 +188,10 @@ impl Reviewed for ServiceConfig {
                 review.refuse(key, End::Value, fault);
             }
         }
+        let handover = self.handover.as_ref().map_or(1, |path| path.as_os_str().len());
+        review.require((1..=MAX_HANDOVER).contains(&handover), "handover", || {
+            format!("a path of {handover} bytes, a Unix socket's has 1 to {MAX_HANDOVER}")
+        });
         review.require(self.labels.len() <= MAX_LABELS, "labels", || {
             format!("{} labels, at most {MAX_LABELS} are allowed", self.labels.len())
         });

@@ -142,16 +142,3 @@ async fn an_upgrade_passes_through() {
     assert_eq!(report.cut[0].kind, meshwork_server::CutKind::Upgraded);
     assert_eq!(crate::support::read_all(&mut stream).await, "");
 }
-
-#[tokio::test]
-async fn services_answer_inside_the_process_too() {
-    use tower::ServiceExt;
-    let service = Services::new().http(router()).grpc_service(Echo).into_service();
-    let ask = |content_type: &str, path: &str| {
-        http::Request::get(path).header("content-type", content_type).body(axum::body::Body::empty()).unwrap()
-    };
-    let answer = service.clone().oneshot(ask("text/plain", "/hello")).await.unwrap();
-    assert_eq!(answer.status(), StatusCode::OK);
-    let answer = service.oneshot(ask("application/grpc+proto", "/hello")).await.unwrap();
-    assert_eq!(answer.headers()["grpc-status"], "12");
-}

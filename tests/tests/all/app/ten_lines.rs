@@ -114,7 +114,7 @@ async fn reaches_an_etcd_target_without_any_registry_of_its_own() {
 #[tokio::test]
 async fn answers_calls_inside_the_process() {
     use tower_service::Service;
-    let mut service = users(app(SERVICE), "Ada").into_service();
+    let mut service = users(app(SERVICE), "Ada").into_service().unwrap();
     let request = http::Request::get("/who").body(axum::body::Body::empty()).unwrap();
     let answer = service.call(request).await.unwrap();
     let body = axum::body::to_bytes(axum::body::Body::new(answer.into_body()), 1024).await.unwrap();
