@@ -9,7 +9,9 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::rig::{LIMIT, Running, announced, app, eventually};
+use tokio_util::sync::CancellationToken;
+
+use crate::rig::{LIMIT, NAME, Running, announced, app, eventually};
 
 fn at(path: &Path, memory: &Memory, says: &'static str) -> App {
     app(memory)
@@ -82,4 +84,41 @@ async fn mistakes_name_the_key_and_leave_the_one_that_serves() {
     assert_eq!(who(&first).await, "first");
     let report = tokio::time::timeout(LIMIT, first.stop()).await.unwrap();
     assert!(report.is_clean() && report.took < Duration::from_secs(3), "{report}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_that_follow_the_registry_see_nothing_of_it() {
+    let (memory, dir) = (Memory::new(), tempfile::tempdir().unwrap());
+    let path = dir.path().join("handover.sock");
+    let next = || at(&path, &memory, "served").with_config("[drain]\nsettle = \"300ms\"");
+    let mut now = Running::start(next()).await;
+    let caller = app(&memory).with_config("[registry]\nuse = \"none\"");
+    let (channel, end) = (caller.channel(NAME), CancellationToken::new());
+    let callers: Vec<_> = (0..4)
+        .map(|_| {
+            let (channel, end) = (channel.clone(), end.clone());
+            tokio::spawn(async move {
+                let (mut calls, mut failed) = (0, Vec::new());
+                while !end.is_cancelled() {
+                    let answer = async { channel.get("/who").send().await?.text().await };
+                    match answer.await {
+                        Ok(text) if text == "served" => calls += 1,
+                        other => failed.push(format!("{other:?}")),
+                    }
+                    tokio::time::sleep(Duration::from_millis(2)).await;
+                }
+                (calls, failed)
+            })
+        })
+        .collect();
+    for _ in 0..3 {
+        let before = std::mem::replace(&mut now, Running::start(next()).await);
+        assert!(before.ended().await.unwrap().is_clean());
+    }
+    end.cancel();
+    for caller in callers {
+        let (calls, failed) = caller.await.unwrap();
+        assert!(calls > 0 && failed.is_empty(), "{calls} calls, failed: {failed:?}");
+    }
+    now.stop().await;
 }

@@ -2,7 +2,10 @@
 //! variable says so.
 #![expect(clippy::unwrap_used, reason = "what fails here fails its test")]
 
+mod restarts;
+mod rig;
 mod service;
+mod storm;
 mod supervised;
 
 use std::{env, process::ExitCode, time::Instant};
@@ -12,7 +15,8 @@ fn main() -> ExitCode {
         return service::main(&role);
     }
     let wanted = env::args().skip(1).find(|arg| !arg.starts_with('-')).unwrap_or_default();
-    for (name, test) in supervised::TESTS.iter().filter(|(name, _)| name.contains(&wanted)) {
+    let tests = supervised::TESTS.iter().chain(restarts::TESTS);
+    for (name, test) in tests.filter(|(name, _)| name.contains(&wanted)) {
         let began = Instant::now();
         test();
         println!("test {name} ... ok ({:.1?})", began.elapsed());

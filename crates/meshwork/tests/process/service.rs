@@ -48,6 +48,17 @@ async fn serve(role: &str) -> ExitCode {
             println!("hook blocks");
             thread::sleep(Duration::MAX);
         }),
+        // Who is accepted last says what he wants within the settle, on a slow machine too.
+        "busy" => app.with_config("[drain]\nsettle = \"1s\"\ndeadline = \"10s\""),
+        "cold" => app.warm_up(|_| async { Err::<(), _>("no cache") }),
+        "frozen" => app.warm_up(|_| async {
+            println!("warming up");
+            pending::<()>().await;
+        }),
+        "dead collector" => app.on_flush("traces", |_| async {
+            println!("flush blocks");
+            thread::sleep(Duration::MAX);
+        }),
         "panicking hook" => app.on_stop(|_| async { assert_eq!(1, 2, "out of luck") }),
         _ => app,
     };

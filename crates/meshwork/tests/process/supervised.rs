@@ -2,19 +2,15 @@
 
 use std::{
     env, fs,
-    io::{BufRead, BufReader, Read, Write},
+    io::{Read, Write},
     net::{TcpListener, TcpStream},
     os::{fd::OwnedFd, unix::net::UnixDatagram},
-    process::{Child, Command, Stdio},
-    sync::mpsc,
+    process::{Command, Stdio},
     thread,
     time::{Duration, Instant},
 };
 
-use crate::service::ROLE;
-
-/// No step takes longer.
-const LIMIT: Duration = Duration::from_secs(30);
+use crate::rig::{LIMIT, Service};
 
 pub(crate) const TESTS: &[(&str, fn())] = &[
     ("jobs_run_and_their_exit_codes_say_how_they_ended", jobs),
@@ -27,76 +23,6 @@ pub(crate) const TESTS: &[(&str, fn())] = &[
     ("a_hook_that_panics_is_told_and_the_rest_is_put_away", panicking_hook),
     ("a_second_signal_ends_it_at_once_though_every_worker_is_blocked", second_signal),
 ];
-
-/// A service that runs.
-struct Service {
-    child: Child,
-    lines: mpsc::Receiver<String>,
-    said: Vec<String>,
-}
-
-impl Service {
-    fn start(role: &str, args: &[&str], variables: &[(&str, &str)]) -> Self {
-        let mut command = Command::new(env::current_exe().unwrap());
-        command.args(args);
-        Self::spawn(command, role, variables)
-    }
-
-    fn spawn(mut command: Command, role: &str, variables: &[(&str, &str)]) -> Self {
-        command.env(ROLE, role).stdout(Stdio::piped()).stderr(Stdio::piped());
-        command.env("NO_COLOR", "1").env("RUST_LOG", "info").env_remove("NOTIFY_SOCKET");
-        command.envs(variables.iter().copied());
-        let mut child = command.spawn().unwrap();
-        let (sender, lines) = mpsc::channel();
-        let streams: [Box<dyn Read + Send>; 2] =
-            [Box::new(child.stdout.take().unwrap()), Box::new(child.stderr.take().unwrap())];
-        for stream in streams {
-            let sender = sender.clone();
-            thread::spawn(move || {
-                for line in BufReader::new(stream).lines().map_while(Result::ok) {
-                    let _gone = sender.send(line);
-                }
-            });
-        }
-        Self { child, lines, said: Vec::new() }
-    }
-
-    /// Waits until it says `text`.
-    fn says(&mut self, text: &str) -> String {
-        let limit = Instant::now() + LIMIT;
-        loop {
-            let left = limit.saturating_duration_since(Instant::now());
-            let line = self.lines.recv_timeout(left);
-            let line = line.unwrap_or_else(|_| panic!("never said `{text}`, but {:#?}", self.said));
-            self.said.push(line.clone());
-            if line.contains(text) {
-                return line;
-            }
-        }
-    }
-
-    fn signal(&self, name: &str) {
-        let pid = self.child.id().to_string();
-        assert!(Command::new("kill").args([&format!("-{name}"), &pid]).status().unwrap().success());
-    }
-
-    /// Its exit code and all that it said.
-    fn ended(mut self) -> (Option<i32>, String) {
-        let limit = Instant::now() + LIMIT;
-        let status = loop {
-            match self.child.try_wait().unwrap() {
-                Some(status) => break status,
-                None if Instant::now() < limit => thread::sleep(Duration::from_millis(5)),
-                None => {
-                    self.child.kill().unwrap();
-                    panic!("does not end; it said {:#?}", self.said);
-                }
-            }
-        };
-        self.said.extend(self.lines.iter());
-        (status.code(), self.said.join("\n"))
-    }
-}
 
 fn jobs() {
     let run = |arg: &str| Service::start("plain", &[arg], &[]).ended();

@@ -1,0 +1,152 @@
+//! Callers that know one address and nothing else: some connect anew for each call, some keep their connections.
+
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
+    },
+    thread,
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    runtime,
+    sync::Mutex,
+    task::JoinSet,
+    time::{Instant, MissedTickBehavior, interval, sleep, timeout},
+};
+
+use crate::rig::LIMIT;
+
+/// Between the calls of one who keeps his connection.
+const THOUGHT: Duration = Duration::from_millis(10);
+
+/// How long the requests of those who are far away come after their connections.
+const FAR: Duration = Duration::from_millis(150);
+
+/// What the callers saw.
+#[derive(Debug, Default)]
+pub(crate) struct Seen {
+    pub(crate) calls: usize,
+    pub(crate) kept_calls: usize,
+    pub(crate) failed: Vec<String>,
+    pub(crate) slowest: Duration,
+    pub(crate) took: Duration,
+}
+
+/// Callers under way.
+pub(crate) struct Storm {
+    end: Arc<AtomicBool>,
+    thread: thread::JoinHandle<Seen>,
+}
+
+impl Storm {
+    /// `rate` new connections a second, on time whatever becomes of them, and `kept` callers that keep theirs.
+    pub(crate) fn begin(addr: SocketAddr, rate: u32, kept: usize) -> Self {
+        let end = Arc::new(AtomicBool::new(false));
+        let ended = Arc::clone(&end);
+        let thread = thread::spawn(move || {
+            let runtime = runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(call(addr, rate, kept, ended))
+        });
+        Self { end, thread }
+    }
+
+    /// No more calls; waits for those under way.
+    pub(crate) fn end(self) -> Seen {
+        self.end.store(true, Relaxed);
+        self.thread.join().unwrap()
+    }
+}
+
+async fn call(addr: SocketAddr, rate: u32, kept: usize, end: Arc<AtomicBool>) -> Seen {
+    let began = Instant::now();
+    let (kept_calls, failed) = (Arc::new(AtomicUsize::new(0)), Arc::new(Mutex::new(Vec::new())));
+    let mut keepers = JoinSet::new();
+    for _ in 0..kept {
+        let (end, calls, failed) = (Arc::clone(&end), Arc::clone(&kept_calls), Arc::clone(&failed));
+        keepers.spawn(async move {
+            while !end.load(Relaxed) {
+                if let Err(error) = keep(addr, &end, &calls).await {
+                    failed.lock().await.push(format!("kept: {error}"));
+                }
+            }
+        });
+    }
+    let mut calls = JoinSet::new();
+    let mut ticks = interval(Duration::from_secs(1) / rate);
+    // Each at its time, also after a pause of the machine.
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
+    let mut seen = Seen::default();
+    while !end.load(Relaxed) {
+        let due = ticks.tick().await;
+        let away = FAR * (seen.calls as u32 % 10) / 10;
+        calls.spawn(async move { (timeout(LIMIT, once(addr, away)).await, due.elapsed()) });
+        seen.calls += 1;
+        while let Some(ended) = calls.try_join_next() {
+            seen.note(ended.unwrap());
+        }
+    }
+    seen.took = began.elapsed();
+    while let Some(ended) = calls.join_next().await {
+        seen.note(ended.unwrap());
+    }
+    while keepers.join_next().await.is_some() {}
+    seen.kept_calls = kept_calls.load(Relaxed);
+    seen.failed.append(&mut *failed.lock().await);
+    seen
+}
+
+impl Seen {
+    fn note(&mut self, (ended, took): (Result<io::Result<()>, tokio::time::error::Elapsed>, Duration)) {
+        self.slowest = self.slowest.max(took);
+        match ended {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => self.failed.push(format!("new: {error}")),
+            Err(elapsed) => self.failed.push(format!("new: {elapsed}")),
+        }
+    }
+}
+
+/// One call on a connection of its own; the request comes so long after the connection.
+async fn once(addr: SocketAddr, away: Duration) -> io::Result<()> {
+    let mut peer = TcpStream::connect(addr).await?;
+    sleep(away).await;
+    peer.write_all(b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await?;
+    let mut answer = String::new();
+    peer.read_to_string(&mut answer).await?;
+    well(&answer)
+}
+
+/// Calls on one connection until the answer says that it is the last.
+async fn keep(addr: SocketAddr, end: &AtomicBool, calls: &AtomicUsize) -> io::Result<()> {
+    let mut peer = TcpStream::connect(addr).await?;
+    while !end.load(Relaxed) {
+        peer.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await?;
+        let (mut answer, mut chunk) = (String::new(), [0; 512]);
+        while !answer.ends_with("hello") {
+            match timeout(LIMIT, peer.read(&mut chunk)).await?? {
+                0 => return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "closed before the answer")),
+                read => answer.push_str(&String::from_utf8_lossy(&chunk[..read])),
+            }
+        }
+        well(&answer)?;
+        calls.fetch_add(1, Relaxed);
+        if answer.contains("connection: close") {
+            return Ok(());
+        }
+        sleep(THOUGHT).await;
+    }
+    Ok(())
+}
+
+fn well(answer: &str) -> io::Result<()> {
+    match answer.starts_with("HTTP/1.1 200") && answer.ends_with("hello") {
+        true => Ok(()),
+        false => Err(io::Error::other(format!("answered {answer:?}"))),
+    }
+}
