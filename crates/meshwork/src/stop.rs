@@ -5,7 +5,7 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 use futures_util::future::{join, join_all};
 use meshwork_client::Channel;
 use meshwork_core::{ErrorChain, Phase};
-use meshwork_server::{DrainReport, Listeners, Serving};
+use meshwork_server::{DrainReport, Serving};
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use crate::{
@@ -65,11 +65,10 @@ pub(crate) async fn leave(
         readiness.end(until.saturating_duration_since(Instant::now())).await;
     }
     let announced = deregister(shared, until, &mut losses).await;
-    let listeners = serving.as_ref().map(Serving::listeners);
-    let handed_over = listeners.as_ref().is_some_and(Listeners::are_closed);
-    if announced || kept || handed_over {
-        // Others need a moment to notice; what they still send is served.
-        if kept && let Some(listeners) = listeners {
+    if announced || serving.is_some() {
+        // Others need a moment to notice, also those whom somebody else has told of this process: a platform, a
+        // load balancer, a list. What they still send is served.
+        if kept && let Some(listeners) = serving.as_ref().map(Serving::listeners) {
             // Whoever comes now is the next process's; who came last still says what he wants.
             sleep_until(settled - LAST_WORDS.min(drain.settle / 2)).await;
             listeners.close();

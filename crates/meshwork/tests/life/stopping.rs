@@ -3,7 +3,7 @@
 use std::{future::pending, time::Duration};
 
 use axum::{Router, routing::get};
-use meshwork::{Component, Memory};
+use meshwork::{App, Component, Memory, Phase};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -36,6 +36,24 @@ async fn what_overruns_its_budget_is_named_and_the_others_still_run() {
     assert!(report.faults[0].contains("`on_stop` hook 3") && report.faults[0].contains("collector is away"));
     assert!(report.faults[1].contains("`on_stop` hook 2") && report.faults[1].contains("no room"));
     assert_eq!(story.told(), ["database starts", "flush", "database stops"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_app_that_is_announced_nowhere_serves_while_its_callers_hear_of_the_stop() {
+    let settle = Duration::from_millis(700);
+    let unannounced = "[drain]\nsettle = \"700ms\"\n[registry]\nuse = \"none\"";
+    let app = App::new().with_environment("test").with_config_dir("/nowhere").with_config(unannounced);
+    let running = Running::start(app.http(Router::new().route("/", get(|| async { "hello" })))).await;
+    let addr = running.handle.local_addr().unwrap();
+    running.handle.stop();
+    eventually("it leaves", || running.handle.phase() == Phase::Leaving).await;
+    let mut peer = TcpStream::connect(addr).await.unwrap();
+    peer.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+    let mut answer = String::new();
+    peer.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("connection: close"), "{answer}");
+    let report = running.ended().await.unwrap();
+    assert!(report.code() == 0 && report.took >= settle, "{report}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
