@@ -75,7 +75,14 @@ impl Program {
         self
     }
 
-    /// Starts it, with empty stdin, its output captured.
+    /// What it reads from, for instance a socket that it is to take over; nothing by default.
+    #[must_use]
+    pub fn stdin(mut self, from: impl Into<Stdio>) -> Self {
+        self.command.stdin(from);
+        self
+    }
+
+    /// Starts it, its output captured.
     ///
     /// # Errors
     /// When it cannot be started.
