@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::behave::Served;
+
 /// One line.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
@@ -54,6 +56,8 @@ pub struct Stopped {
     pub cut: Vec<String>,
     /// What else went wrong, a line each.
     pub faults: Vec<String>,
+    /// How often its handlers were called.
+    pub served: Served,
 }
 
 impl Event {

@@ -21,6 +21,24 @@ pub struct Judge {
     figures: Vec<String>,
     notes: Vec<String>,
     misses: Vec<String>,
+    part: Option<Part>,
+    parts: Parts,
+}
+
+/// The part that is being judged, and how much there was before it.
+#[derive(Debug)]
+struct Part {
+    name: String,
+    figures: usize,
+    misses: usize,
+    skipped: bool,
+}
+
+#[derive(Debug, Default)]
+struct Parts {
+    passed: usize,
+    missed: usize,
+    skipped: usize,
 }
 
 // === impl Length ===
@@ -46,7 +64,36 @@ impl Length {
 impl Judge {
     /// Nothing measured yet.
     pub fn new(scenario: u32, length: Length) -> Self {
-        Self { scenario, length, figures: Vec::new(), notes: Vec::new(), misses: Vec::new() }
+        Self {
+            scenario,
+            length,
+            figures: Vec::new(),
+            notes: Vec::new(),
+            misses: Vec::new(),
+            part: None,
+            parts: Parts::default(),
+        }
+    }
+
+    /// Begins a part of the scenario, which has a line of its own; the part before it ends.
+    pub fn begin(&mut self, part: impl Into<String>) {
+        self.end();
+        let (figures, misses) = (self.figures.len(), self.misses.len());
+        self.part = Some(Part { name: part.into(), figures, misses, skipped: false });
+    }
+
+    /// Ends the part that was begun, if one was, and prints its line at once.
+    pub fn end(&mut self) {
+        let Some(Part { name, figures, misses, skipped }) = self.part.take() else { return };
+        let (count, verdict) = match (self.misses.len() > misses, skipped) {
+            (true, _) => (&mut self.parts.missed, "FAILED"),
+            (false, true) => (&mut self.parts.skipped, "skipped"),
+            (false, false) => (&mut self.parts.passed, "passed"),
+        };
+        *count += 1;
+        self.misses.iter_mut().skip(misses).for_each(|miss| miss.insert_str(0, &format!("{name}: ")));
+        let told = self.figures.split_off(figures).join("  ");
+        println!("part `{name}` {verdict}: {told}");
     }
 
     /// A figure that is only told.
@@ -87,6 +134,7 @@ impl Judge {
 
     /// A part that this machine cannot do. It is told, and never counts as passed.
     pub fn skipped(&mut self, what: &str, why: &str) {
+        self.part.iter_mut().for_each(|part| part.skipped = true);
         self.figures.push(format!("{what} skipped ({why})"));
     }
 
@@ -96,7 +144,13 @@ impl Judge {
     }
 
     /// Prints the notes and misses, then the line; fails when there is one.
-    pub fn finish(self) -> ExitCode {
+    pub fn finish(mut self) -> ExitCode {
+        self.end();
+        if let Parts { passed, missed, skipped } = self.parts
+            && passed + missed + skipped > 0
+        {
+            self.figures.insert(0, format!("parts passed {passed}  missed {missed}  skipped {skipped}"));
+        }
         for note in &self.notes {
             println!("note: {note}");
         }

@@ -107,10 +107,7 @@ impl LocalFleet {
     /// # Errors
     /// Never, as long as the directory is there.
     pub fn discovery(&self) -> Result<Arc<dyn Discovery>> {
-        let mut config = LocalConfig::default();
-        config.dir = Some(self.dir.path().to_owned());
-        config.env = ENVIRONMENT.to_owned();
-        Ok(Local::with_config(config).open()?.discovery.ok_or("a directory finds nothing")?)
+        discovery(self.dir.path())
     }
 
     /// The ids of the processes that live.
@@ -119,18 +116,14 @@ impl LocalFleet {
         living.map(|provider| provider.id().to_owned()).collect()
     }
 
-    /// The ids of all records of [`SERVICE`].
-    fn announced(&self) -> BTreeSet<String> {
-        let entries = fs::read_dir(self.dir.path().join(ENVIRONMENT).join(SERVICE)).into_iter().flatten();
-        let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-        names.filter_map(|name| name.strip_suffix(".json").map(str::to_owned)).collect()
-    }
-
     /// Waits until the directory holds the records of `expected` and no others.
     async fn records_are(&self, expected: &BTreeSet<String>, limit: Duration) -> Result<()> {
-        let outcome =
-            eventually(limit, "the directory is the truth", || async { self.announced() == *expected });
-        outcome.await.map_err(|error| format!("{error}: {:?}, not {expected:?}", self.announced()).into())
+        let outcome = eventually(limit, "the directory is the truth", || async {
+            announced(self.dir.path()) == *expected
+        });
+        outcome
+            .await
+            .map_err(|error| format!("{error}: {:?}, not {expected:?}", announced(self.dir.path())).into())
     }
 
     /// Stops every process that lives. Callers must have ended before.
@@ -154,4 +147,22 @@ impl LocalFleet {
         }
         self.records_are(&BTreeSet::new(), STOP).await
     }
+}
+
+/// Finds what is announced in this directory, for callers without a configuration.
+///
+/// # Errors
+/// Never, as long as the directory is there.
+pub fn discovery(dir: &Path) -> Result<Arc<dyn Discovery>> {
+    let mut config = LocalConfig::default();
+    config.dir = Some(dir.to_owned());
+    config.env = ENVIRONMENT.to_owned();
+    Ok(Local::with_config(config).open()?.discovery.ok_or("a directory finds nothing")?)
+}
+
+/// The ids of all records of [`SERVICE`] in this directory.
+pub fn announced(dir: &Path) -> BTreeSet<String> {
+    let entries = fs::read_dir(dir.join(ENVIRONMENT).join(SERVICE)).into_iter().flatten();
+    let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    names.filter_map(|name| name.strip_suffix(".json").map(str::to_owned)).collect()
 }

@@ -1,6 +1,12 @@
 //! Provider processes: the binary `actor`, started with settings, read by its events.
 
-use std::{collections::BTreeMap, net::SocketAddr, path::Path, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::{SocketAddr, TcpListener},
+    os::fd::OwnedFd,
+    path::Path,
+    time::Duration,
+};
 
 use meshwork_testkit::{
     ports::Port,
@@ -51,7 +57,17 @@ impl Plan {
 
     /// Listens on `port` of 127.0.0.1.
     pub fn on(self, port: &Port) -> Self {
-        self.service("http", port.addr().to_string())
+        self.at(port.addr())
+    }
+
+    /// Listens at `addr`.
+    pub fn at(self, addr: SocketAddr) -> Self {
+        self.service("http", addr.to_string())
+    }
+
+    /// Announces itself nowhere.
+    pub fn unannounced(self) -> Self {
+        self.config("registry.use", "none")
     }
 
     /// Announces itself at these etcd servers.
@@ -92,8 +108,23 @@ impl Plan {
 
     /// The program as it would be started, for tests that want more of it.
     pub fn program(&self, actor: &Path) -> Program {
-        let program = Program::new(actor)
-            .arg(self.role)
+        self.told_to(Program::new(actor).arg(self.role))
+    }
+
+    /// The same with a socket that listens already, as systemd hands it over: whoever connects while no process is
+    /// there waits in it.
+    ///
+    /// # Errors
+    /// When the socket cannot be shared.
+    pub fn program_with(&self, actor: &Path, socket: &TcpListener) -> Result<Program> {
+        // A shell puts the descriptor under the right number and says its own process id, which exec keeps.
+        let script = "exec 3<&0 </dev/null; export LISTEN_PID=$$ LISTEN_FDS=1; exec \"$0\" \"$1\"";
+        let program = Program::new("/bin/sh").args(["-c", script]).arg(actor).arg(self.role).named("actor");
+        Ok(self.told_to(program).stdin(OwnedFd::from(socket.try_clone()?)))
+    }
+
+    fn told_to(&self, program: Program) -> Program {
+        let program = program
             .dir(std::env::temp_dir())
             .env("MESHWORK_ENV", ENVIRONMENT)
             .env("RUST_LOG", "info")

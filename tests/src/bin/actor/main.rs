@@ -19,9 +19,10 @@ use crate::handlers::router;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let app = app();
+    let conduct = Arc::<Conduct>::default();
+    let app = app(Arc::clone(&conduct));
     match env::args().nth(1).as_deref() {
-        Some("provider") => provider(app).await,
+        Some("provider") => provider(app, &conduct).await,
         Some("run") => app.run().await,
         other => {
             eprintln!("error: the role is `provider` or `run`, not {other:?}");
@@ -31,10 +32,9 @@ async fn main() -> ExitCode {
 }
 
 /// HTTP and gRPC, and hooks as the variables say.
-fn app() -> App {
+fn app(conduct: Arc<Conduct>) -> App {
     let app = App::new().with_build(meshwork::build_info!());
     let stopping = app.handle().stopping();
-    let conduct = Arc::<Conduct>::default();
     let next = env::var("ACTOR_NEXT").ok().map(|service| app.channel(&service));
     // Answers say which process they come from.
     let directory = Directory::new(std::process::id().to_string(), stopping);
@@ -46,7 +46,7 @@ fn app() -> App {
     }
 }
 
-async fn provider(app: App) -> ExitCode {
+async fn provider(app: App, conduct: &Conduct) -> ExitCode {
     let app = app.on_serving(|handle: Handle| async move {
         let id = handle.instance().map(|instance| instance.id.to_string()).unwrap_or_default();
         Event::Ready(Ready { addrs: handle.local_addrs(), id, pid: std::process::id() }).say();
@@ -60,6 +60,7 @@ async fn provider(app: App) -> ExitCode {
                 finished: report.finished,
                 cut: report.cut.clone(),
                 faults: report.faults.clone(),
+                served: conduct.served(),
             })
             .say();
             ExitCode::from(&report)

@@ -71,27 +71,14 @@ impl ConsulFleet {
         let living = self.living();
         let told = format!("the catalog holds one passing record for each of {} processes", living.len());
         let outcome =
-            eventually(limit, &told, || async { self.listed().await.is_ok_and(|ids| ids == living) }).await;
+            eventually(limit, &told, || async { listed(&self.consul).await.is_ok_and(|ids| ids == living) })
+                .await;
         match outcome {
             Ok(()) => Ok(()),
             Err(error) => {
-                Err(format!("{error}: living {living:?}, listed {:?}", self.listed().await?).into())
+                Err(format!("{error}: living {living:?}, listed {:?}", listed(&self.consul).await?).into())
             }
         }
-    }
-
-    /// The ids of all records that Meshwork processes wrote; those that do not pass end in `!`.
-    async fn listed(&self) -> Result<BTreeSet<String>> {
-        let said = self.consul.first().must("GET", &format!("/v1/health/service/{SERVICE}"), "").await?;
-        let rows: Vec<Value> = serde_json::from_str(&said)?;
-        let native = rows.iter().filter(|row| row["Service"]["Meta"]["meshwork-schema"].is_string());
-        let listed = native.map(|row| {
-            let checks = row["Checks"].as_array().map(Vec::as_slice).unwrap_or_default();
-            let passes = checks.iter().all(|check| check["Status"] == "passing");
-            let id = row["Service"]["ID"].as_str().unwrap_or_default();
-            format!("{id}{}", if passes { "" } else { "!" })
-        });
-        Ok(listed.collect())
     }
 
     /// Stops every process that lives; says which one did not stop cleanly.
@@ -107,4 +94,18 @@ impl ConsulFleet {
         }
         Ok(())
     }
+}
+
+/// The ids of all records of [`SERVICE`] that Meshwork processes wrote; those that do not pass end in `!`.
+pub(crate) async fn listed(consul: &Consul) -> Result<BTreeSet<String>> {
+    let said = consul.first().must("GET", &format!("/v1/health/service/{SERVICE}"), "").await?;
+    let rows: Vec<Value> = serde_json::from_str(&said)?;
+    let native = rows.iter().filter(|row| row["Service"]["Meta"]["meshwork-schema"].is_string());
+    let listed = native.map(|row| {
+        let checks = row["Checks"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let passes = checks.iter().all(|check| check["Status"] == "passing");
+        let id = row["Service"]["ID"].as_str().unwrap_or_default();
+        format!("{id}{}", if passes { "" } else { "!" })
+    });
+    Ok(listed.collect())
 }

@@ -20,6 +20,7 @@ mod frozen;
 mod hole;
 mod refused;
 mod roles;
+mod rolling;
 mod slow;
 mod subset;
 mod unhealthy;
@@ -37,8 +38,8 @@ use meshwork_tests::{
     judge::{Judge, Length},
 };
 
-/// Nothing takes longer, whatever hangs.
-const LIMIT: Duration = Duration::from_secs(600);
+/// Nothing takes longer, whatever hangs. In minutes, by length.
+const LIMITS: [u64; 3] = [10, 40, 120];
 
 /// All scenarios, by number: the one place that names them.
 const SCENARIOS: &[Scenario] = &[
@@ -86,6 +87,11 @@ const SCENARIOS: &[Scenario] = &[
         number: 9,
         what: "all providers fail under retries, and so does the last of a chain of five services",
         play: |actor, length, judge| Box::pin(amplify::play(actor, length, judge)),
+    },
+    Scenario {
+        number: 11,
+        what: "five providers are restarted one after the other, under calls",
+        play: |actor, length, judge| Box::pin(rolling::play(actor, length, judge)),
     },
     Scenario {
         number: 12,
@@ -158,11 +164,13 @@ async fn main() -> ExitCode {
     };
     let mut judge = Judge::new(scenario.number, length);
     let began = Instant::now();
-    let played = tokio::time::timeout(LIMIT, play(scenario, length, &mut judge)).await;
+    let [short, ordinary, long] = LIMITS;
+    let limit = Duration::from_secs(60 * length.pick(short, ordinary, long));
+    let played = tokio::time::timeout(limit, play(scenario, length, &mut judge)).await;
     let outcome = match played {
         Ok(Ok(())) => Ok(()),
         Ok(Err(error)) => Err(error.to_string()),
-        Err(_elapsed) => Err(format!("not done within {LIMIT:?}")),
+        Err(_elapsed) => Err(format!("not done within {limit:?}")),
     };
     judge.succeeds("it came to its end", outcome);
     judge.told("took", format_args!("{:.1} s", began.elapsed().as_secs_f64()));

@@ -1,0 +1,101 @@
+//! The registries over which fleets are rolled, each asked the same: announce there, find there, what is there.
+
+use std::{collections::BTreeSet, fmt, net::SocketAddr, sync::Arc, time::Duration};
+
+use meshwork::Consul;
+use meshwork_core::{Backend, Discovery};
+use meshwork_registry_etcd::Etcd;
+use meshwork_testkit::{consul, etcd, proxy::FaultProxy};
+use meshwork_tests::{ENVIRONMENT, Result, SERVICE, local_fleet, provider::Plan, records};
+use tempfile::TempDir;
+
+use crate::consul_fleet::listed;
+
+/// What a request of a client may take: a link that is slow by seconds is no reason to give up.
+const REQUEST: Duration = Duration::from_secs(20);
+
+/// A registry, and the way to it.
+pub(super) enum Registry {
+    Etcd(Box<etcd::Etcd>),
+    Consul(Arc<consul::Consul>),
+    Local(TempDir),
+}
+
+impl fmt::Display for Registry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Etcd(_) => "etcd",
+            Self::Consul(_) => "consul",
+            Self::Local(_) => "local",
+        })
+    }
+}
+
+impl Registry {
+    pub(super) async fn etcd() -> Result<Self> {
+        let started = etcd::Etcd::single().start().await;
+        Ok(Self::Etcd(Box::new(started.map_err(|error| format!("{error:?}"))?)))
+    }
+
+    pub(super) async fn consul() -> Result<Self> {
+        let started = consul::Consul::dev().start().await;
+        Ok(Self::Consul(Arc::new(started.map_err(|error| format!("{error:?}"))?)))
+    }
+
+    pub(super) fn local() -> Result<Self> {
+        Ok(Self::Local(TempDir::new()?))
+    }
+
+    /// The server to put a slow link in front of; a directory has none.
+    pub(super) fn server(&self) -> Result<Option<SocketAddr>> {
+        Ok(match self {
+            Self::Etcd(etcd) => {
+                let endpoints = etcd.endpoints();
+                let first = endpoints.first().ok_or("etcd without an endpoint")?;
+                Some(first.trim_start_matches("http://").parse()?)
+            }
+            Self::Consul(consul) => Some(consul.first().addr()),
+            Self::Local(_) => None,
+        })
+    }
+
+    /// A process of this plan announces itself here.
+    pub(super) fn announced_here(&self, plan: Plan) -> Plan {
+        match self {
+            Self::Etcd(etcd) => plan.etcd(&etcd.endpoints()),
+            Self::Consul(consul) => plan.consul(&consul.first().url()),
+            Self::Local(dir) => plan.local(dir.path()),
+        }
+    }
+
+    /// Finds over this link, or without one.
+    pub(super) fn discovery(&self, link: Option<&FaultProxy>) -> Result<Arc<dyn Discovery>> {
+        let url = |of: String| link.map_or(of, FaultProxy::url);
+        let parts = match self {
+            Self::Etcd(etcd) => {
+                let first = etcd.endpoints().into_iter().next().ok_or("etcd without an endpoint")?;
+                let etcd = Etcd::new([url(first)]).with_env(ENVIRONMENT);
+                etcd.with_request_timeout(REQUEST).with_attempt_timeout(REQUEST).open()?
+            }
+            Self::Consul(consul) => {
+                let consul = Consul::new(url(consul.first().url())).with_env(ENVIRONMENT);
+                consul.with_request_timeout(REQUEST).open()?
+            }
+            Self::Local(dir) => return local_fleet::discovery(dir.path()),
+        };
+        Ok(parts.discovery.ok_or("a registry that finds nothing")?)
+    }
+
+    /// Whether it holds the records of these, with nothing else of ours.
+    pub(super) async fn holds(&self, ids: &BTreeSet<String>) -> bool {
+        match self {
+            Self::Etcd(etcd) => {
+                let announced = records::announced(etcd, SERVICE).await;
+                let leases = records::leases(etcd).await;
+                announced.is_ok_and(|held| held == *ids) && leases.is_ok_and(|held| held.len() == ids.len())
+            }
+            Self::Consul(consul) => listed(consul).await.is_ok_and(|held| held == *ids),
+            Self::Local(dir) => local_fleet::announced(dir.path()) == *ids,
+        }
+    }
+}
