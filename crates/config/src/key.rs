@@ -60,7 +60,8 @@ impl KeyPath {
             ["password", "passwd", "passphrase", "secret", "token", "credential", "private_key"];
         self.0.iter().any(|s| {
             let s = s.to_ascii_lowercase();
-            WORDS.iter().any(|word| s.contains(word))
+            // The path of such a URL is its password.
+            s == "webhook" || WORDS.iter().any(|word| s.contains(word))
         })
     }
 }

@@ -58,8 +58,8 @@ pub use error::{ConfigError, Mistake, Origin};
 pub use registry::RegistryConfig;
 pub use schema::{
     AdvertiseConfig, Balance, ClientAuth, ClientConfig, DrainConfig, Fallback, IpFamily, LimitConfig,
-    MethodConfig, MethodRetryConfig, OnLoss, ReadinessConfig, RetryConfig, Scheme, ServerConfig,
-    ServiceConfig, ServiceTlsConfig, SubsetConfig, TlsConfig,
+    MethodConfig, MethodRetryConfig, NoticesConfig, OnLoss, ReadinessConfig, RetryConfig, Scheme,
+    ServerConfig, ServiceConfig, ServiceTlsConfig, SubsetConfig, TlsConfig, WebhookUrl,
 };
 pub use stamps::Stamps;
 pub use table::RegistryTable;

@@ -7,6 +7,7 @@ mod client;
 mod drain;
 mod limit;
 mod method;
+mod notices;
 mod review;
 mod server;
 mod service;
@@ -17,6 +18,7 @@ pub use client::{ClientConfig, RetryConfig, Scheme, TlsConfig};
 pub use drain::DrainConfig;
 pub use limit::LimitConfig;
 pub use method::{MethodConfig, MethodRetryConfig};
+pub use notices::{NoticesConfig, WebhookUrl};
 pub use server::ServerConfig;
 pub use service::{
     AdvertiseConfig, ClientAuth, IpFamily, OnLoss, ReadinessConfig, ServiceConfig, ServiceTlsConfig,
@@ -44,6 +46,7 @@ pub(crate) fn keys() -> Vec<String> {
     add("service", fields_of::<ServiceConfig>());
     add("service.advertise", fields_of::<AdvertiseConfig>());
     add("service.readiness", fields_of::<ReadinessConfig>());
+    add("service.notices", fields_of::<NoticesConfig>());
     add("service.tls", fields_of::<ServiceTlsConfig>());
     add("server", fields_of::<ServerConfig>());
     add("drain", fields_of::<DrainConfig>());

@@ -1,6 +1,9 @@
 //! `[service]`: what this process is and where it can be reached.
 
-use super::review::{Review, Reviewed};
+use super::{
+    notices::NoticesConfig,
+    review::{Review, Reviewed},
+};
 use crate::{duration, layers::End, nearest::listed};
 use serde::Deserialize;
 use std::{
@@ -54,6 +57,8 @@ pub struct ServiceConfig {
     pub handover: Option<PathBuf>,
     /// What follows when a part of a serving instance is not ready any more.
     pub readiness: ReadinessConfig,
+    /// Who is told when something is not well.
+    pub notices: NoticesConfig,
     /// TLS at every listener. Default: none.
     pub tls: Option<ServiceTlsConfig>,
 }
@@ -125,7 +130,7 @@ impl Default for ReadinessConfig {
 }
 
 /// `[service.advertise]`: the address that others reach this instance by; at most one of `host`, `ip`, `interface` and `env`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct AdvertiseConfig {
@@ -143,6 +148,9 @@ pub struct AdvertiseConfig {
     pub port: Option<NonZeroU16>,
     /// True to announce a loopback address though the listener is bound to more. Default: false.
     pub allow_loopback: bool,
+    /// How often it is looked whether an address that was found (from the listeners, or by `interface`) is still there; when it has moved, so does the record. 0s = never. Default: 10s.
+    #[serde(with = "duration")]
+    pub recheck: Duration,
 }
 
 /// A family of addresses.
@@ -154,6 +162,21 @@ pub enum IpFamily {
     Ipv4,
     /// IPv6.
     Ipv6,
+}
+
+impl Default for AdvertiseConfig {
+    fn default() -> Self {
+        Self {
+            host: None,
+            ip: None,
+            interface: None,
+            env: None,
+            prefer: IpFamily::default(),
+            port: None,
+            allow_loopback: false,
+            recheck: Duration::from_secs(10),
+        }
+    }
 }
 
 impl Default for ServiceConfig {
@@ -175,6 +198,7 @@ impl Default for ServiceConfig {
             reflection: None,
             handover: None,
             readiness: ReadinessConfig::default(),
+            notices: NoticesConfig::default(),
             tls: None,
         }
     }
@@ -183,6 +207,7 @@ impl Default for ServiceConfig {
 impl Reviewed for ServiceConfig {
     fn review(&self, review: &mut Review<'_>) {
         review.positive("start_timeout", Some(self.start_timeout));
+        self.notices.review(review);
         for (key, address) in [("http", &self.http), ("grpc", &self.grpc)] {
             if let Some(fault) = address.as_deref().and_then(listener_fault) {
                 review.refuse(key, End::Value, fault);

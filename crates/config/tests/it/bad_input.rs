@@ -34,6 +34,27 @@ fn an_unknown_key_like_no_other_lists_the_valid_ones() {
 }
 
 #[test]
+fn the_url_of_a_webhook_is_judged_and_never_shown() {
+    let wrong = [
+        "s3cr3t.internal",
+        "ftp://s3cr3t",
+        "http:///s3cr3t",
+        "https://u:s3cr3t@h/",
+        "http://h/s3cr3t#a",
+        "http://h/ s3cr3t",
+    ];
+    for url in wrong {
+        let error = refused(&format!("[service.notices]\nwebhook = {url:?}"));
+        assert_eq!((error.key(), error.line()), ("service.notices.webhook", Some(2)), "{url}");
+        assert!(!format!("{error} {error:?}").contains("s3cr3t"), "{error}");
+    }
+    let said = code("[service.notices]\nwebhook = \"https://[::1]:80?k=s3cr3t\"").unwrap();
+    let notices = &said.service().notices;
+    assert_eq!(notices.webhook.as_ref().unwrap().parts(), Ok(("https", "[::1]:80", "?k=s3cr3t")));
+    assert!(!format!("{said:?} {notices:?}").contains("s3cr3t"));
+}
+
+#[test]
 fn unknown_keys_are_refused_everywhere() {
     for (toml, key, meant) in [
         ("[service]\nlables = {}", "service.lables", "labels"),
