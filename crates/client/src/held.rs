@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use meshwork_core::Seen;
 use meshwork_resilience::{Backoff, Pauses, chance};
 use tokio::time::{self, Instant};
 
@@ -133,6 +134,7 @@ impl Held {
                         Ok(Err(_elapsed)) => {
                             let (service, address) = (&shared.service, link.target().address());
                             tracing::info!(%service, %address, "instance gives no sign of life");
+                            shared.watch.saw(&record.id, Seen::Silent);
                             connection.cut();
                             return Due::Ended(None);
                         }

@@ -18,6 +18,8 @@ pub enum Seen {
     Another,
     /// It said that it is draining.
     Draining,
+    /// It was asked for a sign of life and gave none; its connection was given up.
+    Silent,
 }
 
 /// Who takes the evidence that clients see on their connections. Must not block and do no I/O.
@@ -27,6 +29,16 @@ pub trait Evidence: Send + Sync + 'static {
 }
 
 const _: fn(Box<dyn Evidence>) = |_| {};
+
+/// Two that take the same evidence.
+struct Both(Arc<dyn Evidence>, Arc<dyn Evidence>);
+
+impl Evidence for Both {
+    fn saw(&self, id: &InstanceId, what: Seen) {
+        self.0.saw(id, what);
+        self.1.saw(id, what);
+    }
+}
 
 /// Always holds the latest view of one thing; a slow reader skips views and never becomes wrong.
 ///
@@ -51,10 +63,13 @@ impl<T: ?Sized> Watch<T> {
         self
     }
 
-    /// Hands what clients see to `evidence`.
+    /// Hands what clients see to `evidence`, after whoever gets it already.
     #[must_use]
     pub fn reporting_to(mut self, evidence: Arc<dyn Evidence>) -> Self {
-        self.evidence = Some(evidence);
+        self.evidence = Some(match self.evidence {
+            Some(first) => Arc::new(Both(first, evidence)),
+            None => evidence,
+        });
         self
     }
 

@@ -149,6 +149,7 @@ async fn a_native_instance_that_gives_no_sign_of_life_loses_its_connection_and_i
     wire.stop();
     let error = time::timeout(LIMIT, call).await.unwrap().unwrap().unwrap_err();
     assert_eq!((error.kind(), error.delivered()), (CallErrorKind::Transport, Delivered::Maybe));
+    assert!(registry.has_seen("users-1", Seen::Silent));
 }
 
 #[tokio::test]
