@@ -6,12 +6,19 @@ use std::{
 };
 
 use meshwork_config::{AdvertiseConfig, IpFamily};
-use meshwork_core::{AddressRules, Host};
+use meshwork_core::{AddressRules, Endpoint, Host, Scheme};
 
 use crate::RunError;
 
-/// One address of an interface of this machine.
+/// What a listener offers to others.
 #[derive(Clone, Debug)]
+pub(crate) struct Offer {
+    pub(crate) bound: SocketAddr,
+    pub(crate) schemes: Vec<Scheme>,
+}
+
+/// One address of an interface of this machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Candidate {
     pub(crate) interface: String,
     pub(crate) ip: IpAddr,
@@ -23,11 +30,30 @@ pub(crate) fn candidates() -> Vec<Candidate> {
     found.into_iter().map(|found| Candidate { ip: found.ip(), interface: found.name }).collect()
 }
 
+/// Where others find what is offered.
+///
+/// # Errors
+/// [`RunError::Advertise`] when nothing usable is left; it says which key to set.
+pub(crate) fn endpoints(
+    config: &AdvertiseConfig,
+    offers: &[Offer],
+    machine: &[Candidate],
+) -> Result<Vec<Endpoint>, RunError> {
+    let mut endpoints = Vec::new();
+    for offer in offers {
+        let (host, port) = choose(config, offer.bound, machine)?;
+        for scheme in &offer.schemes {
+            endpoints.push(Endpoint::new(*scheme, host.clone(), port)?);
+        }
+    }
+    Ok(endpoints)
+}
+
 /// The host and port to announce for a listener bound to `bound`.
 ///
 /// # Errors
 /// [`RunError::Advertise`] when nothing usable is left; it says which key to set.
-pub(crate) fn choose(
+fn choose(
     config: &AdvertiseConfig,
     bound: SocketAddr,
     machine: &[Candidate],
@@ -84,10 +110,17 @@ pub(crate) fn choose(
     Ok((host, port))
 }
 
-fn objection(config: &AdvertiseConfig, bound: SocketAddr, ip: IpAddr) -> Option<&'static str> {
+/// Why others could not use it.
+pub(crate) fn objection(config: &AdvertiseConfig, bound: SocketAddr, ip: IpAddr) -> Option<&'static str> {
     let mut rules = AddressRules::default();
     rules.allow_loopback = config.allow_loopback || bound.ip().is_loopback();
     rules.objection(ip)
+}
+
+/// Whether the address is one that was found, so that it can move while the app runs.
+pub(crate) fn is_found(config: &AdvertiseConfig, bound: SocketAddr) -> bool {
+    let is_said = config.host.is_some() || config.ip.is_some() || config.env.is_some();
+    !is_said && (config.interface.is_some() || bound.ip().is_unspecified())
 }
 
 /// Private before public, the preferred family before the other; never loopback unless asked, never

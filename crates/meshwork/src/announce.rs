@@ -8,12 +8,16 @@ use meshwork_core::{Error, ErrorChain, Instance, Registration, RegistrationState
 use meshwork_server::Identity;
 use tokio::{
     select,
-    sync::watch,
     time::{Instant, timeout, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{RunError, handle::Shared, wiring::Wiring};
+use crate::{
+    RunError,
+    handle::Shared,
+    notice::{NoticeKind, NoticeState, board::Board},
+    wiring::Wiring,
+};
 
 /// The registrar's own budget to mark and release a record, and a little more.
 pub(crate) const DEREGISTER: Duration = Duration::from_millis(2_500);
@@ -60,9 +64,8 @@ pub(crate) async fn announce(
         let error = cause.as_deref().map(|cause| ErrorChain(cause).to_string()).unwrap_or_default();
         tracing::warn!(%service, error, "not announced yet and not found by others, serving all the same");
     }
-    let states: Vec<_> = registrations.iter().map(Registration::state).collect();
     shared.set_registrations(registrations);
-    Ok(states.into_iter().map(|state| keep_identity(shared, state, identity.clone())).collect())
+    Ok(follow(shared, identity))
 }
 
 /// The same process as another service.
@@ -94,10 +97,8 @@ pub(crate) async fn withdraw_for_now(shared: &Shared) {
 pub(crate) fn again(shared: &Arc<Shared>, wiring: &Wiring, identity: &Identity) -> Vec<Task> {
     let Some(registry) = &wiring.parts.registry else { return Vec::new() };
     shared.announce_withdrawn(|instance| registry.register(instance));
-    let everybody = shared.everybody();
-    identity.set(everybody.iter().map(|instance| (&instance.service, &instance.id)));
-    let states = shared.registration_states();
-    states.into_iter().map(|state| keep_identity(shared, state, identity.clone())).collect()
+    keep_identity(shared, identity);
+    follow(shared, identity)
 }
 
 /// Leaves what was not announced in full.
@@ -107,20 +108,41 @@ async fn withdraw(registrations: Vec<Registration>) {
 }
 
 /// After a conflict the keeper takes a new id; clients that confirm a connection must find it here.
-fn keep_identity(
-    shared: &Arc<Shared>,
-    mut state: watch::Receiver<RegistrationState>,
-    identity: Identity,
-) -> Task {
-    let shared = Arc::clone(shared);
-    let end = CancellationToken::new();
-    let handle = tokio::spawn(async move {
-        while state.changed().await.is_ok() {
-            let everybody = shared.everybody();
-            if !everybody.is_empty() {
-                identity.set(everybody.iter().map(|instance| (&instance.service, &instance.id)));
+fn keep_identity(shared: &Shared, identity: &Identity) {
+    let everybody = shared.everybody();
+    if let Some(first) = everybody.first() {
+        identity.set(everybody.iter().map(|instance| (&instance.service, &instance.id)));
+        shared.notices.set_instance(first.id.as_str());
+    }
+}
+
+/// Follows every registration: who we are, and whether the registry hears our heartbeat.
+fn follow(shared: &Arc<Shared>, identity: &Identity) -> Vec<Task> {
+    let states = shared.registration_states().into_iter();
+    let tasks = states.map(|(service, mut state)| {
+        let (shared, identity) = (Arc::clone(shared), identity.clone());
+        let handle = tokio::spawn(async move {
+            loop {
+                say(&shared.notices, &service, &state.borrow_and_update());
+                if state.changed().await.is_err() {
+                    return;
+                }
+                keep_identity(&shared, &identity);
             }
-        }
+        });
+        Task::new("identity", CancellationToken::new(), handle)
     });
-    Task::new("identity", end, handle)
+    tasks.collect()
+}
+
+fn say(board: &Board, service: &ServiceName, state: &RegistrationState) {
+    let (state, cause) = match state {
+        RegistrationState::Lost { cause, .. } => (NoticeState::Critical, cause),
+        RegistrationState::Pending { cause: Some(cause) } => (NoticeState::Critical, cause),
+        RegistrationState::Live => return board.well(NoticeKind::Registration, service.as_str()),
+        // Nothing was asked yet, or it has left.
+        _ => return,
+    };
+    let cause = ErrorChain(&**cause).to_string();
+    board.trouble(NoticeKind::Registration, service.as_str(), state, Some(cause));
 }

@@ -3,11 +3,16 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use meshwork_config::ServiceTlsConfig;
-use meshwork_core::{Endpoint, Error, Instance, Labels, Scheme};
+use meshwork_core::{Error, Instance, Labels, Scheme};
 use meshwork_server::{Inherited, Listener, Services};
 use tokio::{net::lookup_host, time::sleep};
 
-use crate::{RunError, advertise, handover::Handover, wiring::Wiring};
+use crate::{
+    RunError,
+    advertise::{self, Offer},
+    handover::Handover,
+    wiring::Wiring,
+};
 
 /// Where HTTP listens in `dev` and `test` when nothing is configured: this machine only, any free port.
 const DEVELOPMENT: &str = "127.0.0.1:0";
@@ -241,11 +246,24 @@ async fn resolve(wiring: &Wiring, key: &str, text: &str) -> Result<SocketAddr, R
     Err(wiring.config.error(key, text).into())
 }
 
+/// What the listeners offer: each a scheme for HTTP and one for gRPC.
+pub(crate) fn offers(bound: &[Bound]) -> Vec<Offer> {
+    let offer = |bound: &Bound| {
+        let secure = bound.listener.is_encrypted();
+        let offered = [
+            bound.services.has_http().then_some(if secure { Scheme::Https } else { Scheme::Http }),
+            bound.services.has_grpc().then_some(if secure { Scheme::Grpcs } else { Scheme::Grpc }),
+        ];
+        Offer { bound: bound.listener.local_addr(), schemes: offered.into_iter().flatten().collect() }
+    };
+    bound.iter().map(offer).collect()
+}
+
 /// The record of this process: what it is, and an endpoint for each protocol of each listener.
 ///
 /// # Errors
 /// [`RunError::Advertise`] when a listener has no address that others could use.
-pub(crate) fn record(wiring: &Wiring, bound: &[Bound]) -> Result<Instance, RunError> {
+pub(crate) fn record(wiring: &Wiring, offers: &[Offer]) -> Result<Instance, RunError> {
     let service = wiring.config.service();
     let text = |text: &Option<String>| -> Arc<str> { text.as_deref().unwrap_or_default().into() };
     let mut instance = Instance::with_id(wiring.service.clone(), wiring.id.clone());
@@ -260,17 +278,6 @@ pub(crate) fn record(wiring: &Wiring, bound: &[Bound]) -> Result<Instance, RunEr
         None => wiring.build.full_version().into(),
     };
     instance.build_time = wiring.build.time();
-    let machine = advertise::candidates();
-    for bound in bound {
-        let (host, port) = advertise::choose(&service.advertise, bound.listener.local_addr(), &machine)?;
-        let secure = bound.listener.is_encrypted();
-        let offered = [
-            bound.services.has_http().then_some(if secure { Scheme::Https } else { Scheme::Http }),
-            bound.services.has_grpc().then_some(if secure { Scheme::Grpcs } else { Scheme::Grpc }),
-        ];
-        for scheme in offered.into_iter().flatten() {
-            instance.endpoints.push(Endpoint::new(scheme, host.clone(), port)?);
-        }
-    }
+    instance.endpoints = advertise::endpoints(&service.advertise, offers, &advertise::candidates())?;
     Ok(instance)
 }

@@ -10,7 +10,7 @@ use meshwork_client::{Channel, ClientConfig, Connect};
 use meshwork_config::Config;
 use meshwork_core::{
     Discovery, Error, ErrorKind, InstanceId, Instances, Parts, Publisher, Query, ServiceName, Staleness,
-    Watch,
+    Task, Watch,
 };
 use meshwork_registry::{Target, TargetScheme};
 use tokio::time::Instant;
@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use crate::{
     RunError, assemble,
     live::{Apply, LivePart},
+    notice::{board::Board, views},
     settings::{self, Callee},
 };
 
@@ -48,6 +49,7 @@ pub(crate) struct Channels {
     env: Arc<str>,
     discovery: Option<Arc<dyn Discovery>>,
     registry: Box<str>,
+    notices: Arc<Board>,
     kept: Mutex<HashMap<Box<str>, Kept>>,
 }
 
@@ -55,6 +57,8 @@ struct Kept {
     channel: Channel,
     target: Target,
     asked: Instant,
+    /// Says how its view stands.
+    _view: Task,
 }
 
 // === impl Changes ===
@@ -77,7 +81,14 @@ impl Changes {
 // === impl Channels ===
 
 impl Channels {
-    pub(crate) fn new(config: &Config, changes: Changes, own: Own, env: &Arc<str>, parts: &Parts) -> Self {
+    pub(crate) fn new(
+        config: &Config,
+        changes: Changes,
+        own: Own,
+        env: &Arc<str>,
+        parts: &Parts,
+        notices: &Arc<Board>,
+    ) -> Self {
         Self {
             config: Mutex::new(config.clone()),
             changes,
@@ -85,6 +96,7 @@ impl Channels {
             env: Arc::clone(env),
             discovery: parts.discovery.clone(),
             registry: parts.description.clone(),
+            notices: Arc::clone(notices),
             kept: Mutex::default(),
         }
     }
@@ -110,8 +122,8 @@ impl Channels {
         }
         let kept_as = target;
         let target: Target = target.parse()?;
-        let channel = self.open(kept_as, &target)?;
-        kept.insert(kept_as.into(), Kept { channel: channel.clone(), target, asked: now });
+        let (channel, view) = self.open(kept_as, &target)?;
+        kept.insert(kept_as.into(), Kept { channel: channel.clone(), target, asked: now, _view: view });
         Ok(channel)
     }
 
@@ -121,7 +133,7 @@ impl Channels {
         kept.drain().map(|(_, kept)| kept.channel).collect()
     }
 
-    fn open(&self, text: &str, target: &Target) -> Result<Channel, Error> {
+    fn open(&self, text: &str, target: &Target) -> Result<(Channel, Task), Error> {
         let discovery = match target.scheme() {
             TargetScheme::Plain => self.discovery()?,
             _ => assemble::target(target, &self.env)?,
@@ -139,7 +151,14 @@ impl Channels {
             let own = Query::new(self.own.service.clone()).in_env(&*self.env);
             client.local.peers = self.discovery.as_ref().map(|discovery| discovery.watch(&own));
         }
-        Ok(Channel::new(target.service().clone(), discovery.watch(&query), client))
+        let service = target.service();
+        // Its parameters may hold a token.
+        let name = match target.scheme() {
+            TargetScheme::Plain => service.as_str().into(),
+            scheme => format!("{}/{service}", scheme.as_str()).into(),
+        };
+        let (watch, view) = views::follow(&self.notices, name, discovery.watch(&query));
+        Ok((Channel::new(service.clone(), watch, client), view))
     }
 
     /// What configuration and code say of a client.

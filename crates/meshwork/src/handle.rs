@@ -7,7 +7,7 @@ use std::{
 };
 
 use meshwork_client::Channel;
-use meshwork_core::{Error, Instance, Phase, Registration, RegistrationState};
+use meshwork_core::{Error, Instance, Phase, Registration, RegistrationState, ServiceName};
 use meshwork_registry::DualStats;
 use meshwork_server::Health;
 use tokio::{
@@ -20,6 +20,7 @@ use crate::{
     RunError,
     control::Control,
     live::Reloaded,
+    notice::{Notices, board::Board, webhook::WebhookStats},
     stall::Stalls,
     tasks::{Statuses, TaskStatus},
     wiring::Lazy,
@@ -32,6 +33,7 @@ pub(crate) struct Shared {
     pub(crate) health: Health,
     pub(crate) tasks: Statuses,
     pub(crate) stalls: Stalls,
+    pub(crate) notices: Arc<Board>,
     reload: Notify,
     readiness: Notify,
     bound: Mutex<Vec<SocketAddr>>,
@@ -111,8 +113,10 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Shared {
     pub(crate) fn new() -> Self {
+        let notices = Arc::new(Board::new());
         Self {
-            lazy: Lazy::default(),
+            lazy: Lazy::new(Arc::clone(&notices)),
+            notices,
             control: Control::new(),
             health: Health::new(),
             tasks: Statuses::default(),
@@ -199,9 +203,13 @@ impl Shared {
     }
 
     /// How each registration stands, as it changes.
-    pub(crate) fn registration_states(&self) -> Vec<watch::Receiver<RegistrationState>> {
+    pub(crate) fn registration_states(&self) -> Vec<(ServiceName, watch::Receiver<RegistrationState>)> {
         let announced = locked(&self.announced);
-        announced.posts.iter().filter_map(|post| Some(post.registration.as_ref()?.state())).collect()
+        let registered = announced
+            .posts
+            .iter()
+            .filter_map(|post| Some((post.instance.service.clone(), post.registration.as_ref()?.state())));
+        registered.collect()
     }
 
     /// Changes the records of all services.
@@ -290,6 +298,36 @@ impl Handle {
     /// process that was paused.
     pub fn stalls(&self) -> u64 {
         self.shared.stalls.total()
+    }
+
+    /// Hears every notice from now on: heartbeats that stop, checks that turn, addresses that change, and when all is
+    /// well again. `[service.notices]` says how long trouble must last, and names a webhook that hears them too.
+    ///
+    /// ```
+    /// # use meshwork::{App, NoticeState};
+    /// let app = App::new().on_serving(|handle| async move {
+    ///     let mut notices = handle.notices();
+    ///     tokio::spawn(async move {
+    ///         while let Some(notice) = notices.next().await {
+    ///             if notice.state == NoticeState::Critical {
+    ///                 eprintln!("{notice}");
+    ///             }
+    ///         }
+    ///     });
+    /// });
+    /// ```
+    pub fn notices(&self) -> Notices {
+        self.shared.notices.listen()
+    }
+
+    /// What became of the notices for the webhook of `[service.notices]`.
+    pub fn webhook(&self) -> WebhookStats {
+        self.shared.lazy.wired().map(|wiring| wiring.webhook.stats()).unwrap_or_default()
+    }
+
+    /// Where everything says what is not well.
+    pub(crate) fn board(&self) -> &Arc<Board> {
+        &self.shared.notices
     }
 
     /// The phase now.

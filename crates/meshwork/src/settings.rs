@@ -8,7 +8,7 @@ use meshwork_server::{ServerConfig, ShedPolicy};
 
 mod client;
 
-pub(crate) use client::{Callee, client, connect, is_live};
+pub(crate) use client::{Callee, client, connect, is_live, secure_connect};
 
 /// `[server]` and what of `[service]` concerns the server.
 ///

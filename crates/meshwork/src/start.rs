@@ -17,11 +17,12 @@ use tokio::{
 
 use crate::{
     Handle, RunError,
+    advertise::Offer,
     announce::announce,
     bind::{self, Bound, Listening, Origin},
     check::Check,
     component::Components,
-    follow,
+    drift, follow,
     handle::Shared,
     handover::{Handover, Socket},
     hooks::Hook,
@@ -36,6 +37,8 @@ pub(crate) struct Running {
     pub(crate) configuration: Task,
     /// Announces and withdraws as the readiness says: must have ended before it leaves.
     pub(crate) readiness: Option<Task>,
+    /// Hands notices to the webhook: ends last, with a budget of its own.
+    pub(crate) webhook: Task,
     /// Ask and look as long as it lives.
     pub(crate) watchers: Vec<Task>,
     /// Offers the listeners to a successor, as long as it lives.
@@ -60,8 +63,11 @@ struct Prepared {
     later: Vec<Bound>,
     handover: Option<(Handover, Vec<Socket>)>,
     configuration: Task,
-    checks: Vec<Task>,
+    webhook: Task,
+    /// The board, and the checks.
+    watchers: Vec<Task>,
     instance: Instance,
+    offers: Vec<Offer>,
     identity: Identity,
 }
 
@@ -119,11 +125,24 @@ impl<'a> Start<'a> {
                 return Err(None);
             }
         };
-        let Prepared { serving, later, handover, configuration, checks, instance, identity } = prepared;
-        let (mut readiness, mut watchers) = (None, checks);
+        let Prepared {
+            serving,
+            later,
+            handover,
+            configuration,
+            webhook,
+            mut watchers,
+            instance,
+            offers,
+            identity,
+        } = prepared;
+        let mut readiness = None;
         if !instance.endpoints.is_empty() {
             watchers.extend(announce(self.shared, self.wiring, &identity, instance).await?);
             readiness = standing::spawn(self.shared, self.wiring, identity);
+            if self.wiring.parts.registry.is_some() {
+                watchers.extend(drift::spawn(self.shared, self.wiring, offers));
+            }
         }
         watchers.push(self.shared.stalls.spawn());
         self.shared.health.set_serving(true);
@@ -135,7 +154,7 @@ impl<'a> Start<'a> {
             }
             _ => None,
         };
-        Ok(Running { serving, configuration, readiness, watchers, offer, kept })
+        Ok(Running { serving, configuration, readiness, webhook, watchers, offer, kept })
     }
 
     /// Starts the components, one after the other.
@@ -164,11 +183,14 @@ impl<'a> Start<'a> {
     ) -> Result<Prepared, RunError> {
         let (shared, wiring) = (self.shared, self.wiring);
         let configuration = follow::spawn(shared, wiring);
+        let webhook = wiring.webhook.spawn(&shared.notices);
+        let mut watchers = vec![shared.notices.spawn()];
         let Listening { bound, handover } =
             self.within("binding the listeners", bind::all(wiring, services)).await??;
         shared.set_bound(bound.iter().map(|bound| bound.listener.local_addr()).collect());
 
-        let mut instance = bind::record(wiring, &bound)?;
+        let offers = bind::offers(&bound);
+        let mut instance = bind::record(wiring, &offers)?;
         let identity = Identity::new();
         identity.set([(&instance.service, &instance.id)]);
         let descriptors = handover.is_some().then(|| sockets(&bound)).transpose()?;
@@ -184,7 +206,7 @@ impl<'a> Start<'a> {
 
         self.components(components).await?;
         let handle = Handle::new(Arc::clone(shared));
-        let checks = checks.into_iter().map(|check| check.spawn(&handle)).collect();
+        watchers.extend(checks.into_iter().map(|check| check.spawn(&handle)));
         for hook in warm_up {
             self.begins(hook.name());
             let handle = Handle::new(Arc::clone(shared));
@@ -193,7 +215,17 @@ impl<'a> Start<'a> {
         self.eager().await?;
         self.parts().await?;
         shared.apply_changes(&mut instance);
-        Ok(Prepared { serving, later, handover, configuration, checks, instance, identity })
+        Ok(Prepared {
+            serving,
+            later,
+            handover,
+            configuration,
+            webhook,
+            watchers,
+            instance,
+            offers,
+            identity,
+        })
     }
 
     /// Waits for the first answer about every client with `eager = true`; fails on none.

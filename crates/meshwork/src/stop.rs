@@ -17,6 +17,8 @@ use crate::{
 const LAST_BREATH: Duration = Duration::from_millis(200);
 /// How long who is accepted last has for the request, where the next who connects meets the next process.
 const LAST_WORDS: Duration = Duration::from_millis(500);
+/// What notices that still wait for the webhook get.
+const LAST_NOTICES: Duration = Duration::from_millis(500);
 /// What the registry may not take away from the drain.
 const LEAST_DRAIN: Duration = Duration::from_millis(800);
 
@@ -47,7 +49,7 @@ pub(crate) async fn leave(
     mut losses: Losses,
 ) -> Report {
     let Life { running, tasks, on_stop, components, spare } = life;
-    let Running { serving, configuration, readiness, watchers: _watchers, offer, kept } = running;
+    let Running { serving, configuration, readiness, webhook, watchers: _watchers, offer, kept } = running;
     let drain = wiring.config.drain();
     let (settled, deadline) = (stop.since + drain.settle, stop.since + drain.deadline - spare);
     tracing::info!(cause = %stop.cause, settle = ?drain.settle, deadline = ?drain.deadline, "stopping");
@@ -91,7 +93,8 @@ pub(crate) async fn leave(
     cut.iter().for_each(|(name, failure)| losses.note(name, failure));
     put_away(shared, hooks, deadline, &mut losses).await;
     let channels = wiring.channels.drain();
-    let _unfinished = timeout(LAST_BREATH, join_all(channels.iter().map(Channel::close))).await;
+    let closed = timeout(LAST_BREATH, join_all(channels.iter().map(Channel::close)));
+    let _unfinished = join(closed, webhook.end(LAST_NOTICES)).await;
     shared.control.enter(Phase::Stopped);
     report(stop, &drained, losses)
 }

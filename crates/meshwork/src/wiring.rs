@@ -15,6 +15,11 @@ use crate::{
     RunError, assemble,
     channels::{Changes, Channels, LiveChannels, Own},
     live::{Live, Reloaded},
+    notice::{
+        board::{Board, Who},
+        live::LiveNotices,
+        webhook::{Target, Webhook},
+    },
 };
 
 /// What an author may set before the first use.
@@ -42,14 +47,15 @@ pub(crate) struct Wiring {
     pub(crate) parts: Parts,
     pub(crate) channels: Arc<Channels>,
     pub(crate) live: Live,
+    pub(crate) webhook: Arc<Webhook>,
     pub(crate) duals: BTreeMap<Box<str>, Arc<DualStats>>,
     /// Whether the code gave the registry, so that `[registry] use` is not asked.
     given: bool,
 }
 
 /// A [`Setup`] that becomes a [`Wiring`] at the first use.
-#[derive(Default)]
 pub(crate) struct Lazy {
+    notices: Arc<Board>,
     setup: Mutex<Setup>,
     wired: OnceLock<Option<Arc<Wiring>>>,
     faults: Mutex<Vec<RunError>>,
@@ -62,6 +68,12 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 // === impl Lazy ===
 
 impl Lazy {
+    /// With the board where everything says what is not well.
+    pub(crate) fn new(notices: Arc<Board>) -> Self {
+        let (setup, wired, faults) = Default::default();
+        Self { notices, setup, wired, faults }
+    }
+
     /// Changes the setup; too late after the first use, which is a fault of its own.
     pub(crate) fn set(&self, what: &str, change: impl FnOnce(&mut Setup)) {
         if self.wired.get().is_some() {
@@ -90,7 +102,7 @@ impl Lazy {
 
     /// The wiring, made now if it was not; `None` when it cannot be made, which is noted as a fault once.
     pub(crate) fn get(&self) -> Option<&Arc<Wiring>> {
-        let made = || match wire(std::mem::take(&mut *locked(&self.setup))) {
+        let made = || match wire(std::mem::take(&mut *locked(&self.setup)), &self.notices) {
             Ok(wiring) => Some(Arc::new(wiring)),
             Err(fault) => {
                 self.fault(fault);
@@ -116,7 +128,7 @@ impl Wiring {
     }
 }
 
-fn wire(setup: Setup) -> Result<Wiring, RunError> {
+fn wire(setup: Setup, notices: &Arc<Board>) -> Result<Wiring, RunError> {
     let mut builder = Config::builder();
     if let Some(environment) = setup.environment {
         builder = builder.environment(environment);
@@ -145,10 +157,16 @@ fn wire(setup: Setup) -> Result<Wiring, RunError> {
         }
     };
     let id = Instance::new(service.clone()).id;
+    let who = Who { service: service.as_str().into(), instance: id.as_str().into(), env: Arc::clone(&env) };
+    notices.set_who(who);
+    notices.set_delay(config.service().notices.delay);
+    let webhook = Arc::new(Webhook::new(Target::of(&config)?));
+    live.follow(Arc::new(LiveNotices { board: Arc::clone(notices), webhook: Arc::clone(&webhook) }));
     let own = Own { service: service.clone(), id: id.clone() };
-    let channels = Arc::new(Channels::new(&config, setup.clients, own, &env, &parts));
+    let channels = Arc::new(Channels::new(&config, setup.clients, own, &env, &parts, notices));
     live.follow(Arc::new(LiveChannels(Arc::clone(&channels))));
-    Ok(Wiring { config, env, service, id, also, build: setup.build, parts, channels, live, duals, given })
+    let build = setup.build;
+    Ok(Wiring { config, env, service, id, also, build, parts, channels, live, webhook, duals, given })
 }
 
 /// The further services of the process, each once.

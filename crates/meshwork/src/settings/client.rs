@@ -214,6 +214,14 @@ fn subset(name: &str, said: &SubsetConfig) -> Subset {
     said.labels.iter().fold(subset, |subset, (key, value)| subset.label(key.as_str(), value.as_str()))
 }
 
+/// TLS to whom the machine trusts.
+///
+/// # Errors
+/// `Unsupported` when this build has no TLS.
+pub(crate) fn secure_connect(place: &str) -> Result<Arc<dyn Connect>, Error> {
+    secured(place, &TlsConfig::default())
+}
+
 #[cfg(feature = "tls")]
 fn secured(place: &str, said: &TlsConfig) -> Result<Arc<dyn Connect>, Error> {
     let mut tls = meshwork_client::TlsConfig::default();
