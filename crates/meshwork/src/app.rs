@@ -22,6 +22,7 @@ use crate::{
     handle::Shared,
     hooks::{Hooks, Outcome},
     job::Jobs,
+    notify,
     reflection::Reflection,
     run,
     tasks::Tasks,
@@ -443,37 +444,50 @@ impl App {
     /// When the process has no `tracing` subscriber yet, one that writes to standard error is set;
     /// `RUST_LOG` (`info`, `meshwork=debug,h2=warn`) filters it.
     ///
+    /// A process may serve several apps, each with its name, ports, registry and handle: `tokio::try_join!(orders.serve(),
+    /// users.serve())`. A signal stops all of them, and systemd hears `READY=1` when the last one serves and `STOPPING=1` when
+    /// the last one leaves. Of the command line each reads the same.
+    ///
     /// # Errors
     /// [`RunError`] when it could not start.
     ///
     /// # Cancel safety
     /// Dropping the future cuts everything at once; the registration ends as well as it can.
-    pub async fn serve(self) -> Result<Report, RunError> {
-        telemetry::init();
-        let outcome = run::run(self, std::future::pending(), run::Signals::Listen).await;
-        if let Ok(report) = &outcome
-            && report.stuck
-        {
-            exit::soon(report.code(), exit::STUCK);
+    pub fn serve(self) -> impl Future<Output = Result<Report, RunError>> {
+        // At the call: apps that begin together are known before the first of them serves.
+        let (alive, share) = (exit::Alive::new(), notify::Share::new());
+        async move {
+            telemetry::init();
+            let outcome = run::run(self, std::future::pending(), run::Signals::Listen(share)).await;
+            drop(alive);
+            if let Ok(report) = &outcome
+                && report.stuck
+            {
+                exit::soon(report.code(), exit::STUCK);
+            }
+            outcome
         }
-        outcome
     }
 
     /// As [`serve`](Self::serve), as the whole of `main`: prints an error and returns the exit code that
-    /// [`RunError`] documents. The process ends with it within 500 ms, whatever still blocks a thread.
+    /// [`RunError`] documents. The process ends with it within 500 ms, whatever still blocks a thread, unless another app of
+    /// it still runs.
     ///
     /// # Cancel safety
     /// As [`serve`](Self::serve).
-    pub async fn run(self) -> ExitCode {
-        let code = match self.serve().await {
-            Ok(report) => report.code(),
-            Err(error) => {
-                eprintln!("error: {error:?}");
-                error.code()
-            }
-        };
-        exit::soon(code, exit::WHOLE_OF_MAIN);
-        ExitCode::from(code)
+    pub fn run(self) -> impl Future<Output = ExitCode> {
+        let served = self.serve();
+        async move {
+            let code = match served.await {
+                Ok(report) => report.code(),
+                Err(error) => {
+                    eprintln!("error: {error:?}");
+                    error.code()
+                }
+            };
+            exit::soon(code, exit::WHOLE_OF_MAIN);
+            ExitCode::from(code)
+        }
     }
 
     /// The app as one tower service, for tests and for calls inside the process: no socket, no registry, no component and no

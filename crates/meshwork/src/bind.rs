@@ -137,7 +137,7 @@ struct Given {
 
 impl Given {
     async fn take(wiring: &Wiring) -> Result<(Self, Option<Handover>), RunError> {
-        let taken = Inherited::take();
+        let taken = Inherited::take(wiring.service.as_str());
         let kept = taken.map_err(|e| Error::invalid("taking over sockets").with_source(e))?;
         let (handover, handed) = Handover::begin(wiring).await?.unzip();
         let given = match kept.is_empty() {

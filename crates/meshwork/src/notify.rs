@@ -1,6 +1,10 @@
 //! Tells systemd, where it runs us as `Type=notify`: ready, stopping, and that the runtime is alive (`WatchdogSec=`).
 
-use std::{env, time::Duration};
+use std::{
+    env,
+    sync::atomic::{AtomicUsize, Ordering::SeqCst},
+    time::Duration,
+};
 
 use meshwork_core::{Phase, Task};
 use sd_notify::NotifyState;
@@ -12,10 +16,45 @@ use tokio_util::sync::CancellationToken;
 
 use crate::handle::Shared;
 
+/// The apps of this process that do not serve yet, and those that have not left: systemd knows them as one.
+static STARTING: AtomicUsize = AtomicUsize::new(0);
+static STAYING: AtomicUsize = AtomicUsize::new(0);
+
+/// One app's share of what systemd is told, from before it begins.
+pub(crate) struct Share {
+    starting: bool,
+    staying: bool,
+}
+
+impl Share {
+    pub(crate) fn new() -> Self {
+        STARTING.fetch_add(1, SeqCst);
+        STAYING.fetch_add(1, SeqCst);
+        Self { starting: true, staying: true }
+    }
+
+    /// It serves: says whether it was the last that did not.
+    fn serves(&mut self) -> bool {
+        std::mem::take(&mut self.starting) && STARTING.fetch_sub(1, SeqCst) == 1
+    }
+
+    /// It leaves: says whether it was the last that had not.
+    fn leaves(&mut self) -> bool {
+        std::mem::take(&mut self.staying) && STAYING.fetch_sub(1, SeqCst) == 1
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.serves();
+        self.leaves();
+    }
+}
+
 /// Tells the phases, and twice in each watchdog time that tasks run, as long as the task lives; `None` where nobody listens.
 ///
 /// The variables are left in place: a child that is told of the socket cannot speak for us, since systemd looks at who sends.
-pub(crate) fn spawn(shared: &Shared) -> Option<Task> {
+pub(crate) fn spawn(shared: &Shared, mut share: Share) -> Option<Task> {
     env::var_os("NOTIFY_SOCKET")?;
     let mut phases = shared.control.phases();
     let end = CancellationToken::new();
@@ -34,8 +73,9 @@ pub(crate) fn spawn(shared: &Shared) -> Option<Task> {
                 let passed = |turn| (told < turn && phase >= turn).then_some(turn);
                 for turn in [Phase::Serving, Phase::Leaving].into_iter().filter_map(passed) {
                     match turn {
-                        Phase::Serving => tell(NotifyState::Ready).await,
-                        _ => tell(NotifyState::Stopping).await,
+                        Phase::Serving if share.serves() => tell(NotifyState::Ready).await,
+                        Phase::Leaving if share.leaves() => tell(NotifyState::Stopping).await,
+                        _ => {}
                     }
                 }
                 told = phase;

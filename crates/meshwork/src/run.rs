@@ -28,9 +28,8 @@ const TELLING: Duration = Duration::from_millis(100);
 const HOOK_FAILED: u8 = 5;
 
 /// Whether the runner listens for SIGINT and SIGTERM, and reads the command line.
-#[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Signals {
-    Listen,
+    Listen(notify::Share),
     Ignore,
 }
 
@@ -57,9 +56,9 @@ pub(crate) async fn run(
 
 async fn live(app: App, signals: Signals) -> Result<Report, RunError> {
     let App { shared, services, reflection, mut hooks, mut components, jobs, tasks, checks, args } = app;
-    let args = match (args, signals) {
+    let args = match (args, &signals) {
         (Some(args), _) => args,
-        (None, Signals::Listen) => env::args_os().skip(1).collect(),
+        (None, Signals::Listen(_)) => env::args_os().skip(1).collect(),
         (None, Signals::Ignore) => Vec::new(),
     };
     let command = Command::read(args)?;
@@ -67,8 +66,8 @@ async fn live(app: App, signals: Signals) -> Result<Report, RunError> {
         print!("{}", args::help(&jobs));
         return Ok(Report { cause: "--help".into(), ..Report::default() });
     }
-    let _signals = match signals {
-        Signals::Listen => Some(listen(&shared)?),
+    let _signals = match &signals {
+        Signals::Listen(_) => Some(listen(&shared)?),
         Signals::Ignore => None,
     };
     let wiring = start::wired(&shared)?;
@@ -149,7 +148,7 @@ async fn serve(
     let control = &shared.control;
     let began = Instant::now();
     let manager = match signals {
-        Signals::Listen => notify::spawn(shared),
+        Signals::Listen(share) => notify::spawn(shared, share),
         Signals::Ignore => None,
     };
     let Hooks { warm_up, on_serving, on_stop, .. } = hooks;

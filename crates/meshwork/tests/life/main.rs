@@ -13,3 +13,4 @@ mod serving;
 mod starting;
 mod stopping;
 mod tasks;
+mod together;

@@ -2,8 +2,9 @@
 
 use std::{
     env,
-    net::SocketAddr,
-    os::fd::OwnedFd,
+    io::{Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    os::{fd::OwnedFd, unix::net::UnixDatagram},
     process::{Command, Stdio},
     thread,
     time::{Duration, Instant},
@@ -18,6 +19,7 @@ pub(crate) const TESTS: &[(&str, fn())] = &[
     ("five_restarts_by_hand_over_refuse_nobody", by_hand_over),
     ("five_restarts_under_a_kept_socket_refuse_nobody", under_a_kept_socket),
     ("a_successor_that_fails_freezes_or_is_killed_leaves_the_one_before_serving", failing_successors),
+    ("two_apps_in_one_process_start_stop_and_take_sockets_as_one", two_apps),
     ("a_collector_that_never_answers_delays_the_exit_by_its_budget", dead_collector),
 ];
 
@@ -78,7 +80,7 @@ fn by_hand_over() {
 }
 
 /// A socket as systemd makes it.
-async fn kept_socket() -> std::net::TcpListener {
+async fn kept_socket() -> TcpListener {
     let socket = tokio::net::TcpSocket::new_v4().unwrap();
     socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
     socket.listen(4096).unwrap().into_std().unwrap()
@@ -157,4 +159,54 @@ fn dead_collector() {
     let took = began.elapsed();
     println!("dead collector: exit {took:.0?} after the signal, of which 300 ms are the budget");
     assert!(took < LIMIT / 10, "{took:?}");
+}
+
+fn two_apps() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("notify");
+    let manager = UnixDatagram::bind(&path).unwrap();
+    manager.set_read_timeout(Some(LIMIT)).unwrap();
+    let hear = || {
+        let mut message = [0; 256];
+        let read = manager.recv(&mut message).unwrap();
+        String::from_utf8(message[..read].to_vec()).unwrap()
+    };
+    let hears = |text: &str| {
+        let mut heard = vec![hear()];
+        while !heard.last().unwrap().contains(text) {
+            heard.push(hear());
+        }
+        heard.concat().matches(text).count()
+    };
+    // The socket is the second's by its name.
+    let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+    let script =
+        "exec 3<&0 </dev/null; export LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=two.http; exec \"$0\"";
+    let mut command = Command::new("sh");
+    command.args(["-c", script]).arg(env::current_exe().unwrap());
+    command.stdin(Stdio::from(OwnedFd::from(socket.try_clone().unwrap())));
+    let mut service = Service::spawn(command, "two apps", &[("NOTIFY_SOCKET", path.to_str().unwrap())]);
+    let addr = |line: String| line.rsplit(' ').next().unwrap().parse::<SocketAddr>().unwrap();
+    let one = addr(service.says("one at"));
+    manager.set_nonblocking(true).unwrap();
+    let mut early = [0; 256];
+    while let Ok(read) = manager.recv(&mut early) {
+        assert!(!early[..read].starts_with(b"READY=1"), "the second is not ready yet");
+    }
+    manager.set_nonblocking(false).unwrap();
+    let two = addr(service.says("two at"));
+    assert_eq!(two, socket.local_addr().unwrap());
+    assert_eq!(hears("READY=1"), 1);
+    for (addr, name) in [(one, "one"), (two, "two")] {
+        let mut peer = TcpStream::connect(addr).unwrap();
+        peer.write_all(b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        peer.read_to_string(&mut answer).unwrap();
+        assert!(answer.ends_with(name), "{answer}");
+    }
+    service.signal("TERM");
+    assert_eq!(hears("STOPPING=1"), 1);
+    let (code, said) = service.ended();
+    assert_eq!(code, Some(0), "{said}");
+    assert!(["one stops", "two stops", "slow is put away"].iter().all(|line| said.contains(line)), "{said}");
 }

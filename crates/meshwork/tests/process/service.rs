@@ -23,6 +23,9 @@ async fn serve(role: &str) -> ExitCode {
             thread::sleep(Duration::MAX);
         }),
     );
+    if role == "two apps" {
+        return two().await;
+    }
     let app = App::new()
         .with_environment("test")
         .with_config_dir("/nowhere")
@@ -63,4 +66,29 @@ async fn serve(role: &str) -> ExitCode {
         _ => app,
     };
     app.run().await
+}
+
+/// Two apps in one process: the second starts later and takes longer to stop.
+async fn two() -> ExitCode {
+    let app = |name: &'static str| {
+        let says = move |what: &'static str| println!("{name} {what}");
+        App::new()
+            .with_environment("test")
+            .with_config_dir("/nowhere")
+            .with_config(format!("[service]\nname = \"{name}\"\n[registry]\nuse = \"none\"\n"))
+            .with_config("[drain]\nsettle = \"100ms\"\ndeadline = \"10s\"\n")
+            .http(Router::new().route("/", get(move || async move { name })))
+            .on_serving(move |handle| async move {
+                println!("{name} at {}", handle.local_addr().expect("it is bound"));
+            })
+            .on_stop(move |_| async move { says("stops") })
+    };
+    let slow =
+        Component::new("slow").start(|_| tokio::time::sleep(Duration::from_millis(300))).stop(|_| async {
+            // Longer than what `run` leaves `main`.
+            tokio::time::sleep(Duration::from_millis(1_200)).await;
+            println!("slow is put away");
+        });
+    let (one, two) = tokio::join!(app("one").run(), app("two").component(slow).run());
+    if one == ExitCode::SUCCESS { two } else { one }
 }

@@ -18,7 +18,7 @@ const CHILD: &str = "MESHWORK_TEST_INHERITED";
 /// Starts this test in a process of its own, with `socket` as its first and only one.
 fn spawn(socket: &TcpListener, says: &str) -> Child {
     // The shell moves it to where the convention has it, and becomes the test.
-    let script = "exec 3<&0 </dev/null; export LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=http; \
+    let script = "exec 3<&0 </dev/null; export LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=users.http; \
          exec \"$0\" --exact inherited::a_socket_is_handed_over_and_nobody_is_refused_between_two_processes";
     Command::new("sh")
         .args(["-c", script])
@@ -35,7 +35,7 @@ async fn a_socket_is_handed_over_and_nobody_is_refused_between_two_processes() {
     if let Ok(says) = std::env::var(CHILD) {
         return serve_one(says).await;
     }
-    assert!(Inherited::take().unwrap().is_empty(), "started without any");
+    assert!(Inherited::take("users").unwrap().is_empty(), "started without any");
     let socket = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr: SocketAddr = socket.local_addr().unwrap();
     for says in ["first", "second"] {
@@ -52,7 +52,8 @@ async fn a_socket_is_handed_over_and_nobody_is_refused_between_two_processes() {
 
 /// Serves what it was started with, until it has answered once.
 async fn serve_one(says: String) {
-    let mut sockets = Inherited::take().unwrap();
+    assert!(Inherited::take("orders").unwrap().is_empty(), "it is for another");
+    let mut sockets = Inherited::take("users").unwrap();
     let Inherited { name, listener, .. } = sockets.remove(0);
     assert!(sockets.is_empty() && std::env::var_os("LISTEN_FDS").is_none());
     let text = format!("{says} {}", name.unwrap());
