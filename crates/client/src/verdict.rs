@@ -66,13 +66,26 @@ pub(crate) fn of_head<B>(kind: Kind, answer: &Response<B>) -> Head {
         Unavailable { code, trouble }
     });
     let verdict = if of_grpc { code.map(of_code) } else { Some(of_status(status)) };
+    let verdict = match unavailable {
+        Some(_) if is_ended(answer.headers()) => Some(Outcome::Neutral),
+        _ => verdict,
+    };
     Head::Answer { verdict, unavailable }
 }
 
 /// Reads the trailers of a gRPC answer; `None` when they tell no status.
 pub(crate) fn of_trailers(trailers: &HeaderMap) -> Option<Outcome> {
     // An answer without a body has them in its head.
-    Said::of_head(true, StatusCode::OK, trailers).1.map(of_code)
+    Said::of_head(true, StatusCode::OK, trailers).1.map(|code| match code {
+        UNAVAILABLE if is_ended(trailers) => Outcome::Neutral,
+        code => of_code(code),
+    })
+}
+
+/// Whether the server ended the call on purpose: a stream that has reached its age, a process that goes away. Neither is a
+/// fault, and who goes on with the stream may find the same node.
+fn is_ended(fields: &HeaderMap) -> bool {
+    fields.contains_key(headers::ENDED)
 }
 
 fn of_code(code: u16) -> Outcome {
@@ -154,6 +167,23 @@ mod tests {
             assert_eq!(verdict(Kind::Http, &answer(status, &[])).0, Some(expected), "{status}");
         }
         assert_eq!(of_trailers(&HeaderMap::new()), None);
+    }
+
+    #[test]
+    fn a_stream_that_its_server_ended_is_no_fault_of_the_node() {
+        let ended = |code| {
+            let fields = [("grpc-status", code), ("meshwork-ended", "age")];
+            let trailers = answer(200, &fields).headers().clone();
+            (of_trailers(&trailers), verdict(Kind::Grpc, &answer(200, &fields)).0)
+        };
+        assert_eq!(ended("14"), (Some(Outcome::Neutral), Some(Outcome::Neutral)));
+        // Only what says that the instance cannot go on: a handler that failed did so whatever else is said.
+        assert_eq!(ended("13"), (Some(Outcome::Failure), Some(Outcome::Failure)));
+        let (judged, unavailable) = verdict(Kind::Http, &answer(503, &[("meshwork-ended", "draining")]));
+        assert_eq!(judged, Some(Outcome::Neutral));
+        assert!(unavailable.is_some(), "it may be tried again elsewhere as any other");
+        let (internal, _) = verdict(Kind::Http, &answer(500, &[("meshwork-ended", "age")]));
+        assert_eq!(internal, Some(Outcome::Failure));
     }
 
     #[test]

@@ -16,6 +16,13 @@ pub const REFUSED_DRAINING: &str = "draining";
 pub const REFUSED_MISDIRECTED: &str = "misdirected";
 /// The process has no capacity; sending it elsewhere is a retry.
 pub const REFUSED_OVERLOADED: &str = "overloaded";
+/// Beside UNAVAILABLE or 503, in the head or the trailers: why the server ended a call that its handler had not ended, one
+/// of the `ENDED_*` words. A handler may have seen the request, and it says nothing of how well the process works.
+pub const ENDED: &str = "meshwork-ended";
+/// The stream has reached its age; go on with it anywhere.
+pub const ENDED_AGE: &str = "age";
+/// The process is going away; go on with it elsewhere.
+pub const ENDED_DRAINING: &str = "draining";
 /// `critical`, `normal` or `sheddable`; see [`Priority`](crate::Priority).
 pub const PRIORITY: &str = "meshwork-priority";
 /// Which attempt of the caller this is, from 0.

@@ -12,12 +12,11 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, header::CONTENT_TYPE};
 use http_body::{Frame, SizeHint};
-use meshwork_core::{BoxError, Context};
+use meshwork_core::{BoxError, Context, headers};
 use tokio::time::{self, Instant, Sleep};
 use tonic::Code;
 
 use crate::{
-    config::about,
     conn::{InFlight, Waiting},
     places::Held,
     shared::Stage,
@@ -27,6 +26,8 @@ use crate::{
 
 /// The content type of server-sent events.
 const EVENTS: &[u8] = b"text/event-stream";
+/// What callers of a stream are told that has reached its age.
+pub(crate) const AGED: &str = "the stream has reached its age, resume it elsewhere";
 
 /// What hyper sends.
 #[derive(Debug)]
@@ -101,12 +102,11 @@ impl Body {
         in_flight: InFlight,
         held: Option<Held>,
     ) -> Self {
-        let age = in_flight.conn().shared.config.max_stream_age.filter(|_| talk != Talk::Other);
         Self(Kind::Handler(Handled {
             body,
             context,
             talk,
-            ends: age.and_then(|age| in_flight.began().checked_add(about(age))),
+            ends: in_flight.ends().filter(|_| talk != Talk::Other),
             frames: 0,
             sleep,
             waiting: None,
@@ -246,29 +246,45 @@ impl Handled {
         if let (Some(in_flight), Talk::Grpc) = (&mut self.in_flight, self.talk) {
             in_flight.tell();
         }
-        self.end(Code::Unavailable, "the server is going away")
+        self.end_it(headers::ENDED_DRAINING, "the server is going away")
     }
 
     fn age(&mut self) -> Polled {
         if let Some(in_flight) = &self.in_flight {
             in_flight.conn().shared.counters.streams_aged.fetch_add(1, Relaxed);
         }
-        self.end(Code::Unavailable, "the stream has reached its age, resume it elsewhere")
+        self.end_it(headers::ENDED_AGE, AGED)
     }
 
-    /// Ends the answer before its time: with a status in gRPC, with an error otherwise, but for events that may
-    /// go on elsewhere. Drops the handler's.
+    /// Ends a stream that may go on elsewhere; callers hear why.
+    fn end_it(&mut self, why: &'static str, text: &'static str) -> Polled {
+        self.drop_handler();
+        match self.talk {
+            Talk::Grpc => {
+                let mut trailers = status::trailers(Code::Unavailable, text);
+                status::ended(&mut trailers, why);
+                Poll::Ready(Some(Ok(Frame::trailers(trailers))))
+            }
+            // Whoever listens to events knows that any of them may be the last, and connects again.
+            Talk::Events => Poll::Ready(None),
+            Talk::Other => Poll::Ready(Some(Err(text.into()))),
+        }
+    }
+
+    /// Ends the answer by a failure: with a status in gRPC, with an error otherwise.
     fn end(&mut self, code: Code, text: &'static str) -> Polled {
+        self.drop_handler();
+        match self.talk {
+            Talk::Grpc => Poll::Ready(Some(Ok(Frame::trailers(status::trailers(code, text))))),
+            Talk::Events | Talk::Other => Poll::Ready(Some(Err(text.into()))),
+        }
+    }
+
+    fn drop_handler(&mut self) {
         self.in_flight = None;
         self.held = None;
         self.waiting = None;
         self.body = axum::body::Body::empty();
-        match self.talk {
-            Talk::Grpc => Poll::Ready(Some(Ok(Frame::trailers(status::trailers(code, text))))),
-            // Whoever listens to events knows that any of them may be the last, and connects again.
-            Talk::Events if code == Code::Unavailable => Poll::Ready(None),
-            Talk::Events | Talk::Other => Poll::Ready(Some(Err(text.into()))),
-        }
     }
 }
 

@@ -50,8 +50,9 @@ pub struct ServerConfig {
     /// together. Then HTTP/2 says goodbye and HTTP/1 closes after its next answer; nothing in flight is cut.
     /// Default none.
     pub max_connection_age: Option<Duration>,
-    /// How old an answer that streams may become, give or take a tenth: gRPC then ends with UNAVAILABLE between
-    /// two messages, server-sent events just end. The connection stays. Default none.
+    /// How old a stream may become, give or take a tenth: an answer in gRPC then ends with UNAVAILABLE between two
+    /// messages, a call whose caller still sends ends with the same instead of an answer, server-sent events just
+    /// end. Callers read `meshwork-ended: age` beside the status. The connection stays. Default none.
     pub max_stream_age: Option<Duration>,
     /// How often a silent HTTP/2 connection is pinged. Default 20 s.
     pub keep_alive_interval: Duration,

@@ -15,6 +15,7 @@ use tokio::{sync::Notify, time::Instant};
 
 use crate::{
     PeerIdentity,
+    config::about,
     drain::{Cut, CutKind, CutRequest},
     shared::{Shared, Stage},
 };
@@ -185,6 +186,8 @@ pub(crate) struct InFlight {
     method: Method,
     path: Option<PathAndQuery>,
     began: Instant,
+    /// When it has reached the age of streams, where one is set.
+    ends: Option<Instant>,
     answered: bool,
     told: bool,
 }
@@ -192,16 +195,17 @@ pub(crate) struct InFlight {
 impl InFlight {
     pub(crate) fn begin(conn: Arc<Conn>, method: Method, path: Option<PathAndQuery>, began: Instant) -> Self {
         conn.in_flight.fetch_add(1, Relaxed);
-        Self { conn, method, path, began, answered: false, told: false }
+        let ends = conn.shared.config.max_stream_age.and_then(|age| began.checked_add(about(age)));
+        Self { conn, method, path, began, ends, answered: false, told: false }
     }
 
     pub(crate) fn conn(&self) -> &Arc<Conn> {
         &self.conn
     }
 
-    /// When it began.
-    pub(crate) fn began(&self) -> Instant {
-        self.began
+    /// When it has reached the age of streams, where one is set; whether it is a stream is another matter.
+    pub(crate) fn ends(&self) -> Option<Instant> {
+        self.ends
     }
 
     /// The path, for logs.

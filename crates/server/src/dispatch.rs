@@ -32,6 +32,8 @@ use crate::{
     places::{Held, Upload},
     services::Split,
     shared::{Shared, Stage},
+    tunnel,
+    uplink::Uplink,
     web::{self, Decoded, Encoding, Web},
 };
 
@@ -158,12 +160,18 @@ impl Dispatch {
     }
 
     /// Hands the request to its router; nothing of a handler runs yet.
-    fn route<B>(&self, mut request: Request<B>, grpc: bool, place: Option<&Place>) -> RouteFuture<Infallible>
+    fn route<B>(
+        &self,
+        mut request: Request<B>,
+        grpc: bool,
+        place: Option<&Place>,
+    ) -> (RouteFuture<Infallible>, Option<Uplink>)
     where
         B: Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<BoxError>,
     {
         let conn = &self.conn;
+        tunnel::dig(&mut request, conn);
         request.extensions_mut().insert(ConnectInfo(conn.peer));
         if let Some(peer) = conn.proved() {
             request.extensions_mut().insert(peer.clone());
@@ -172,15 +180,23 @@ impl Dispatch {
             let info = TcpConnectInfo { local_addr: Some(conn.local), remote_addr: Some(conn.peer) };
             request.extensions_mut().insert(info);
             if request.uri().path().starts_with(health_grpc::PREFIX) {
-                return self.doors.health.clone().call(request);
+                return (self.doors.health.clone().call(request), None);
             }
         }
-        if grpc || request.body().is_end_stream() {
-            return self.route_place(request, grpc, place);
+        if request.body().is_end_stream() {
+            return (self.route_place(request, grpc, place), None);
         }
-        let longest = conn.shared.config.body_idle_timeout;
-        let patient = request.map(|body| axum::body::Body::new(Patient::new(body, longest)));
-        self.route_place(patient, grpc, place)
+        if !grpc {
+            let longest = conn.shared.config.body_idle_timeout;
+            let patient = request.map(|body| axum::body::Body::new(Patient::new(body, longest)));
+            return (self.route_place(patient, grpc, place), None);
+        }
+        if conn.shared.config.max_stream_age.is_none() {
+            return (self.route_place(request, grpc, place), None);
+        }
+        let (head, body) = request.into_parts();
+        let (body, uplink) = Uplink::watch(body);
+        (self.route_place(Request::from_parts(head, body), grpc, place), Some(uplink))
     }
 
     fn route_place<B>(
@@ -261,7 +277,7 @@ impl Dispatch {
         let in_flight = InFlight::begin(self.conn.clone(), request.method().clone(), path, now);
         let place = held.as_ref().and_then(Held::place);
         match catch_unwind(AssertUnwindSafe(|| self.route(request, grpc, place))) {
-            Ok(route) => Handling::running(route, context, in_flight, held, grpc, http1),
+            Ok((route, uplink)) => Handling::running(route, context, in_flight, held, grpc, http1, uplink),
             Err(panic) => {
                 shared.counters.panics.fetch_add(1, Relaxed);
                 tracing::error!(

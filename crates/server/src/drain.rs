@@ -17,6 +17,8 @@ pub struct DrainReport {
     pub cut: Vec<Cut>,
     /// How many there were in all.
     pub cut_total: usize,
+    /// How many of them could not even be dropped: their handlers, or work of theirs, block their threads.
+    pub stuck: usize,
     /// How long the drain took.
     pub took: Duration,
 }

@@ -14,7 +14,7 @@ use std::{
 use axum::routing::future::RouteFuture;
 use http::{HeaderValue, Response, StatusCode, header::UPGRADE};
 use http_body::Body as _;
-use meshwork_core::Context;
+use meshwork_core::{Context, headers};
 use meshwork_resilience::retry::{Chain, Chained};
 use pin_project_lite::pin_project;
 use tokio::{
@@ -26,13 +26,14 @@ use tonic::Code;
 
 use crate::{
     answer,
-    body::{Body, Talk},
+    body::{self, Body, Talk},
     conn::{Conn, InFlight},
     drain::CutKind,
     panics,
     places::Held,
     shared::Stage,
     status,
+    uplink::Uplink,
     work::SERVED,
 };
 
@@ -65,7 +66,15 @@ pub(crate) struct Running {
     held: Option<Held>,
     grpc: bool,
     http1: bool,
+    /// Whether its caller still sends, where streams have an age.
+    uplink: Option<Uplink>,
     sleep: Option<Pin<Box<Sleep>>>,
+}
+
+/// Why a handler that has not answered is dropped.
+enum TooLate {
+    Deadline,
+    Age,
 }
 
 impl Handling {
@@ -80,9 +89,10 @@ impl Handling {
         held: Option<Held>,
         grpc: bool,
         http1: bool,
+        uplink: Option<Uplink>,
     ) -> Self {
         let route = SERVED.scope(in_flight.conn().clone(), context.clone().scope(Chain::scope(route)));
-        let request = Running { context, in_flight, held, grpc, http1, sleep: None };
+        let request = Running { context, in_flight, held, grpc, http1, uplink, sleep: None };
         Self::Running { route, request: Some(request), ending: None }
     }
 }
@@ -109,8 +119,10 @@ impl Future for Handling {
                 if told || conn.shared.stage() >= Stage::Ending {
                     request.told()
                 } else {
-                    ready!(request.poll_deadline(cx));
-                    request.too_late()
+                    match ready!(request.poll_end(cx)) {
+                        TooLate::Deadline => request.too_late(),
+                        TooLate::Age => request.aged(),
+                    }
                 }
             }
             Ok(Poll::Ready((Ok(mut answer), spent))) => {
@@ -131,9 +143,24 @@ impl Future for Handling {
 // === impl Running ===
 
 impl Running {
-    fn poll_deadline(&mut self, cx: &mut std::task::Context<'_>) -> Poll<()> {
-        let Some(deadline) = self.context.deadline else { return Poll::Pending };
-        self.sleep.get_or_insert_with(|| Box::pin(time::sleep_until(deadline + GRACE))).as_mut().poll(cx)
+    fn poll_end(&mut self, cx: &mut std::task::Context<'_>) -> Poll<TooLate> {
+        loop {
+            let deadline = self.context.deadline.map(|deadline| deadline + GRACE);
+            let age = self.in_flight.ends().filter(|_| self.uplink.is_some());
+            let Some(until) = deadline.into_iter().chain(age).min() else { return Poll::Pending };
+            let sleep = self.sleep.get_or_insert_with(|| Box::pin(time::sleep_until(until)));
+            if sleep.deadline() != until {
+                sleep.as_mut().reset(until);
+            }
+            ready!(sleep.as_mut().poll(cx));
+            if age != Some(until) {
+                return Poll::Ready(TooLate::Deadline);
+            }
+            // A caller who has said all only waits, however long: it has no stream to go on with elsewhere.
+            if self.uplink.take().is_some_and(|uplink| uplink.is_open()) {
+                return Poll::Ready(TooLate::Age);
+            }
+        }
     }
 
     fn answer(mut self, answer: Response<axum::body::Body>) -> Response<Body> {
@@ -160,7 +187,19 @@ impl Running {
     /// The drain's deadline is near, and a clear end is better than a cut.
     fn told(&mut self) -> Response<Body> {
         self.in_flight.tell();
-        self.failed(StatusCode::SERVICE_UNAVAILABLE, Code::Unavailable, "the server is going away")
+        self.ended(headers::ENDED_DRAINING, "the server is going away")
+    }
+
+    /// Its caller sends and sends.
+    fn aged(&mut self) -> Response<Body> {
+        self.in_flight.conn().shared.counters.streams_aged.fetch_add(1, Relaxed);
+        self.ended(headers::ENDED_AGE, body::AGED)
+    }
+
+    fn ended(&mut self, why: &'static str, text: &'static str) -> Response<Body> {
+        let mut answer = self.failed(StatusCode::SERVICE_UNAVAILABLE, Code::Unavailable, text);
+        status::ended(answer.headers_mut(), why);
+        answer
     }
 
     fn too_late(&mut self) -> Response<Body> {

@@ -41,6 +41,8 @@ mod stats;
 mod status;
 #[cfg(feature = "tls")]
 mod tls;
+mod tunnel;
+mod uplink;
 mod web;
 mod websocket;
 mod wire;

@@ -139,9 +139,9 @@ impl Serving {
     /// Closes the listeners, says goodbye on all connections, and waits for what is in flight.
     ///
     /// Silent sockets, half prefaces and idle connections close at once, and server-sent events end; a
-    /// WebSocket over HTTP/1 is told 1001. Shortly before `deadline` gRPC streams that are still open end with
-    /// UNAVAILABLE, and so do handlers that have not answered (503 in HTTP); at `deadline` whatever is left is
-    /// cut and reported.
+    /// WebSocket is told 1001. Shortly before `deadline` gRPC streams that are still open end with UNAVAILABLE, and
+    /// so do handlers that have not answered (503 in HTTP), both with `meshwork-ended: draining`; at `deadline`
+    /// whatever is left is cut and reported.
     /// New requests on old connections are refused as `meshwork-refused: draining`, except that those of
     /// foreign callers are still served in the first second, while they cannot know better.
     ///
@@ -170,15 +170,13 @@ impl Serving {
         }
         let told = self.shared.counters.told.load(Relaxed);
         let finished = self.ended().saturating_sub(before).saturating_sub(told as u64);
-        if !done {
-            self.cut().await;
-        }
+        let stuck = if done { 0 } else { self.cut().await };
         let (cut, cut_total) = self.shared.take_cuts();
         let took = began.elapsed();
         for cut in &cut {
             tracing::warn!(%cut, "cut at the drain's deadline");
         }
-        DrainReport { finished: finished as usize, cut, cut_total, took }
+        DrainReport { finished: finished as usize, cut, cut_total, stuck, took }
     }
 
     /// Cuts everything at once, without a word.
@@ -192,8 +190,8 @@ impl Serving {
         stats.requests_total().saturating_sub(stats.requests_in_flight() as u64)
     }
 
-    /// Drops every connection, and waits a moment for the handlers to be gone.
-    async fn cut(&mut self) {
+    /// Drops every connection, and waits a moment for the handlers to be gone; how many connections still have one.
+    async fn cut(&mut self) -> usize {
         self.shared.enter(Stage::Cut);
         let left = self.open.all();
         let idle = |conn: &Conn| conn.in_flight.load(Relaxed) == 0;
@@ -204,10 +202,13 @@ impl Serving {
                 self.shared.dropped.notified().await;
             }
         };
-        if time::timeout(DROPPING, dropped).await.is_err() {
-            // A handler that never yields cannot be dropped; its connection speaks for it.
-            left.iter().filter(|conn| !idle(conn)).for_each(|conn| self.shared.report(conn.as_cut()));
+        if time::timeout(DROPPING, dropped).await.is_ok() {
+            return 0;
         }
+        // A handler that never yields cannot be dropped; its connection speaks for it.
+        let stuck: Vec<_> = left.iter().filter(|conn| !idle(conn)).collect();
+        stuck.iter().for_each(|conn| self.shared.report(conn.as_cut()));
+        stuck.len() + self.shared.counters.detached.load(Relaxed)
     }
 }
 

@@ -31,6 +31,11 @@ impl WebSocket {
         Self { state: State::Answer(0), goodbye: None }
     }
 
+    /// One whose answer was sent elsewhere.
+    pub(crate) fn open() -> Self {
+        Self { state: State::Head([0; HEAD], 0), goodbye: None }
+    }
+
     /// Follows what was sent.
     pub(crate) fn sent(&mut self, mut bytes: &[u8]) {
         while let Some((&first, rest)) = bytes.split_first() {

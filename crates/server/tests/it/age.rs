@@ -98,6 +98,7 @@ async fn a_stream_of_age_ends_with_a_status_between_two_messages_and_its_connect
     let status = status.unwrap();
     assert_eq!((seen.as_slice(), status.code()), (&["first".to_owned()][..], Code::Unavailable));
     assert!(status.message().contains("age") && began.elapsed() >= 260 * MS, "{status}");
+    assert_eq!(status.metadata().get("meshwork-ended").unwrap(), "age");
     // One that talks without a pause ends too, and no message of it is cut.
     let said = futures_util::stream::unfold(0u32, |nth| async move {
         time::sleep(5 * MS).await;
@@ -112,6 +113,33 @@ async fn a_stream_of_age_ends_with_a_status_between_two_messages_and_its_connect
     let (_, body) =
         ask(&mut h2(fixture.addr).await, request(fixture.addr, "GET", "/slow", &[])).await.unwrap();
     assert_eq!(body, "slow");
+}
+
+#[tokio::test]
+async fn a_caller_who_sends_and_sends_is_told_at_its_age_and_one_who_only_waits_is_not() {
+    let settings = config(|config| config.max_stream_age = Some(300 * MS));
+    let fixture = start_with(settings, services()).await;
+    let mut client = EchoClient::connect(fixture.addr).await;
+    let endless = |pause| {
+        futures_util::stream::unfold((), move |()| async move {
+            time::sleep(pause).await;
+            Some((text("more"), ()))
+        })
+    };
+    // One that talks without a pause, and one that has opened its stream and says nothing for long.
+    for (nth, pause) in [5 * MS, Duration::from_secs(60)].into_iter().enumerate() {
+        let began = Instant::now();
+        let status = client.client_stream(endless(pause)).await.unwrap_err();
+        assert_eq!(status.code(), Code::Unavailable, "{status}");
+        assert_eq!(status.metadata().get("meshwork-ended").unwrap(), "age");
+        assert!(began.elapsed() >= 260 * MS, "{:?}", began.elapsed());
+        assert_eq!(fixture.stats.streams_aged_total(), nth as u64 + 1);
+    }
+    // Whoever has said all it has to say may wait as long as it likes.
+    let hangs = time::timeout(700 * MS, client.unary(text("hang"))).await;
+    assert!(hangs.is_err(), "{hangs:?}");
+    assert_eq!(client.client(&["a", "b"]).await.unwrap(), "a b");
+    assert_eq!((fixture.stats.streams_aged_total(), fixture.stats.connections_total()), (2, 1));
 }
 
 /// What the callers of a test counted.

@@ -11,6 +11,7 @@ use std::{
 use axum::{Router, body::Body, extract::Request, response::Response, routing::get as route_get};
 use futures_util::{StreamExt, stream};
 use http::header::{CONNECTION, CONTENT_TYPE, UPGRADE};
+use hyper::ext::Protocol;
 use hyper_util::rt::TokioIo;
 use meshwork_core::Context;
 use meshwork_server::{CutKind, Services, detach, draining};
@@ -20,7 +21,7 @@ use tokio::{
     time::{self, Instant},
 };
 
-use crate::support::{LIMIT, ask, get, h2, raw, read_all, read_until, request, start, until, within};
+use crate::support::{H2, LIMIT, ask, get, h2, raw, read_all, read_until, request, start, until, within};
 
 const PAUSE: Duration = Duration::from_millis(300);
 
@@ -155,4 +156,56 @@ async fn events_long_polls_and_websockets_end_politely_when_the_drain_begins() {
     let report = drain.await.unwrap();
     assert_eq!(report.cut_total, 0, "{report:?}");
     assert!(began.elapsed() < Duration::from_secs(4), "{report:?}");
+}
+
+/// The same over HTTP/2, where the answer that opens it is 200.
+async fn tunnelled(request: Request) -> Response {
+    let mut answer = websocket(request).await;
+    *answer.status_mut() = http::StatusCode::OK;
+    answer.headers_mut().clear();
+    answer
+}
+
+/// Opens a WebSocket over HTTP/2.
+async fn open_socket(addr: std::net::SocketAddr, client: &mut H2) -> TokioIo<hyper::upgrade::Upgraded> {
+    let mut connect = request(addr, "CONNECT", "/socket", &[("sec-websocket-version", "13")]);
+    connect.extensions_mut().insert(Protocol::from_static("websocket"));
+    let answer = time::timeout(LIMIT, client.send_request(connect)).await.unwrap().unwrap();
+    assert_eq!(answer.status().as_u16(), 200);
+    TokioIo::new(hyper::upgrade::on(answer).await.unwrap())
+}
+
+#[tokio::test]
+async fn a_websocket_over_http2_is_told_too_that_the_drain_has_begun() {
+    let router = Router::new()
+        .route("/", route_get(|| async { "served" }))
+        .route("/socket", axum::routing::any(tunnelled))
+        .route("/refused", axum::routing::any(|| async { http::StatusCode::FORBIDDEN }));
+    let fixture = start(Services::new().http(router)).await;
+    let mut client = h2(fixture.addr).await;
+    // The settings that allow it come with the first answer at the latest.
+    ask(&mut client, request(fixture.addr, "GET", "/", &[])).await.unwrap();
+    let mut socket = open_socket(fixture.addr, &mut client).await;
+    let mut hi = [0; 4];
+    time::timeout(LIMIT, socket.read_exact(&mut hi)).await.unwrap().unwrap();
+    assert_eq!(&hi, b"\x81\x02hi");
+    let mut refused = request(fixture.addr, "CONNECT", "/refused", &[]);
+    refused.extensions_mut().insert(Protocol::from_static("websocket"));
+    assert_eq!(ask(&mut client, refused).await.unwrap().0.status().as_u16(), 403);
+
+    let began = Instant::now();
+    let drain = tokio::spawn(fixture.serving.drain(within(LIMIT)));
+    let mut goodbye = [0; 4];
+    time::timeout(LIMIT, socket.read_exact(&mut goodbye)).await.unwrap().unwrap();
+    assert_eq!(goodbye, [0x88, 2, 0x03, 0xe9]);
+    socket.write_all(b"\x88\x82\0\0\0\0\x03\xe9").await.unwrap();
+    socket.shutdown().await.unwrap();
+    // What the handler itself says to it comes after the goodbye, and is not sent.
+    let mut rest = Vec::new();
+    time::timeout(LIMIT, socket.read_to_end(&mut rest)).await.unwrap().unwrap();
+    assert!(rest.is_empty(), "{rest:?}");
+    drop(client);
+    let report = drain.await.unwrap();
+    assert_eq!(report.cut_total, 0, "{report:?}");
+    assert!(began.elapsed() < Duration::from_secs(6), "{report:?}");
 }
