@@ -43,8 +43,9 @@ pub(crate) async fn announce(
     let registrations: Vec<_> = instances.into_iter().map(|instance| registry.register(instance)).collect();
     let outcome = select! {
         outcome = timeout_at(began + settings.start_timeout, all_live(&registrations)) => outcome,
-        _stop = shared.control.asked() => {
-            withdraw(registrations).await;
+        stop = shared.control.asked() => {
+            let end = stop.since + wiring.config.drain().deadline;
+            let _unconfirmed = timeout_at(end, withdraw(registrations)).await;
             return Err(None);
         }
     };

@@ -458,12 +458,15 @@ impl App {
         let (alive, share) = (exit::Alive::new(), notify::Share::new());
         async move {
             telemetry::init();
+            let shared = Arc::clone(&self.shared);
             let outcome = run::run(self, std::future::pending(), run::Signals::Listen(share)).await;
             drop(alive);
-            if let Ok(report) = &outcome
-                && report.stuck
-            {
-                exit::soon(report.code(), exit::STUCK);
+            let (code, is_stuck) = match &outcome {
+                Ok(report) => (report.code(), report.stuck),
+                Err(error) => (error.code(), false),
+            };
+            if is_stuck || shared.threads.are_left().await {
+                exit::soon(code, exit::STUCK);
             }
             outcome
         }

@@ -7,6 +7,7 @@ use std::{
     any::Any,
     error, fmt,
     panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
     thread,
     time::Duration,
 };
@@ -16,14 +17,16 @@ use tokio::{
     runtime, select,
     sync::oneshot,
     task,
-    task::JoinError,
-    time::{Instant, timeout, timeout_at},
+    task::{JoinError, JoinHandle},
+    time::{Instant, sleep, timeout, timeout_at},
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::Span;
 
 /// How long code that was cut may take to be gone.
 const DROPPING: Duration = Duration::from_millis(100);
+/// How often it is looked at meanwhile.
+const LOOK: Duration = Duration::from_millis(5);
 
 /// How code ended that did not end well.
 #[derive(Debug)]
@@ -41,7 +44,103 @@ pub(crate) enum Failure {
     },
 }
 
-/// Runs `code`, until `limit` where there is one.
+/// Counts code that runs: what is left of it after it was cut blocks its thread.
+#[derive(Debug, Default)]
+pub(crate) struct Threads(Arc<()>);
+
+/// Code that runs. Dropping it ends the code at its next await.
+pub(crate) struct Contained {
+    thread: JoinHandle<Result<(), BoxError>>,
+    /// Ends it when dropped.
+    cut: Option<DropGuard>,
+    began: Instant,
+}
+
+// === impl Threads ===
+
+impl Threads {
+    /// One more, as long as the answer lives.
+    fn count(&self) -> Arc<()> {
+        Arc::clone(&self.0)
+    }
+
+    /// As a task of `code`, which ends with it.
+    pub(crate) fn counting<F: Future>(&self, code: F) -> impl Future<Output = F::Output> + use<F> {
+        let counted = self.count();
+        async move {
+            let _counted = counted;
+            code.await
+        }
+    }
+
+    /// Whether any is left, though it had a moment to be gone.
+    ///
+    /// # Cancel safety
+    /// Dropping the future changes nothing.
+    pub(crate) async fn are_left(&self) -> bool {
+        let end = Instant::now() + DROPPING;
+        while Arc::strong_count(&self.0) > 1 {
+            if Instant::now() >= end {
+                return true;
+            }
+            sleep(LOOK).await;
+        }
+        false
+    }
+}
+
+// === impl Contained ===
+
+impl Contained {
+    /// Begins `code` on a thread that `threads` counts.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub(crate) fn spawn<F>(threads: &Threads, code: F) -> Self
+    where
+        F: Future<Output = Result<(), BoxError>> + Send + 'static,
+    {
+        let ((cut, code), counted) = (held(code), threads.count());
+        let thread = task::spawn_blocking(move || {
+            let _counted = counted;
+            code()
+        });
+        Self { thread, cut: Some(cut), began: Instant::now() }
+    }
+
+    /// Waits for its end. Not to be asked again afterwards.
+    ///
+    /// # Errors
+    /// How it failed.
+    ///
+    /// # Cancel safety
+    /// Dropping the future loses nothing.
+    pub(crate) async fn ended(&mut self) -> Result<(), Failure> {
+        judged((&mut self.thread).await)
+    }
+
+    /// Waits for its end, and cuts it when `over` is ready first: with the moment at which its time was over.
+    ///
+    /// # Errors
+    /// How it failed.
+    ///
+    /// # Cancel safety
+    /// Dropping the future ends the code at its next await.
+    pub(crate) async fn until(mut self, over: impl Future<Output = Instant>) -> Result<(), Failure> {
+        let limit = select! {
+            // What has ended was not cut.
+            biased;
+            ended = self.ended() => return ended,
+            limit = over => limit,
+        };
+        let had = limit.saturating_duration_since(self.began);
+        drop(self.cut.take());
+        let stuck = timeout(DROPPING, &mut self.thread).await.is_err();
+        Err(Failure::Overran { had, stuck })
+    }
+}
+
+/// Runs `code` until `limit`, as [`Contained`] does, on a thread that the end of the runtime does not wait for: one that blocks it delays nobody.
 ///
 /// # Errors
 /// How it failed.
@@ -51,34 +150,6 @@ pub(crate) enum Failure {
 ///
 /// # Cancel safety
 /// Dropping the future ends the code at its next await.
-pub(crate) async fn run<F>(code: F, limit: Option<Instant>) -> Result<(), Failure>
-where
-    F: Future<Output = Result<(), BoxError>> + Send + 'static,
-{
-    let began = Instant::now();
-    let (cut, code) = held(code);
-    let mut thread = task::spawn_blocking(code);
-    let Some(limit) = limit else { return judged(thread.await) };
-    match timeout_at(limit, &mut thread).await {
-        Ok(ended) => judged(ended),
-        Err(_elapsed) => {
-            drop(cut);
-            let stuck = timeout(DROPPING, &mut thread).await.is_err();
-            Err(Failure::Overran { had: limit.saturating_duration_since(began), stuck })
-        }
-    }
-}
-
-/// As [`run`], on a thread that the end of the runtime does not wait for: one that blocks it delays nobody.
-///
-/// # Errors
-/// How it failed.
-///
-/// # Panics
-/// Outside a tokio runtime.
-///
-/// # Cancel safety
-/// As of [`run`].
 pub(crate) async fn run_aside<F>(code: F, limit: Instant) -> Result<(), Failure>
 where
     F: Future<Output = Result<(), BoxError>> + Send + 'static,
@@ -100,7 +171,7 @@ where
 }
 
 /// `code` to be run on a thread of its own, and what ends it there at its next await when dropped.
-fn held<F>(code: F) -> (DropGuard, impl FnOnce() -> Result<(), BoxError>)
+fn held<F>(code: F) -> (DropGuard, impl FnOnce() -> Result<(), BoxError> + use<F>)
 where
     F: Future<Output = Result<(), BoxError>> + Send + 'static,
 {
@@ -177,13 +248,23 @@ impl error::Error for Failure {
 mod tests {
     use super::*;
 
-    fn within(millis: u64) -> Option<Instant> {
-        Some(Instant::now() + Duration::from_millis(millis))
+    async fn run(
+        threads: &Threads,
+        millis: u64,
+        code: impl Future<Output = Result<(), BoxError>> + Send + 'static,
+    ) -> Failure {
+        let over = async {
+            sleep(Duration::from_millis(millis)).await;
+            Instant::now()
+        };
+        Contained::spawn(threads, code).until(over).await.unwrap_err()
     }
 
     #[tokio::test]
     async fn a_panic_is_an_error_with_its_message() {
-        let failure = run(async { panic!("no disk {}", 7) }, within(30_000)).await.unwrap_err();
+        let threads = Threads::default();
+        let failure = run(&threads, 30_000, async { panic!("no disk {}", 7) }).await;
+        assert!(!threads.are_left().await);
         assert_eq!(failure.to_string(), "panicked: no disk 7");
         assert!(!failure.is_cut());
     }
@@ -207,16 +288,16 @@ mod tests {
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn code_that_blocks_its_thread_is_given_up_on_time_and_told_apart() {
         let (end, ended) = std::sync::mpsc::channel::<()>();
-        let blocks = run(
-            async move {
-                let _dropped = ended.recv();
-                Ok(())
-            },
-            within(200),
-        );
-        assert!(blocks.await.unwrap_err().is_stuck());
+        let threads = Threads::default();
+        let blocks = async move {
+            let _dropped = ended.recv();
+            Ok(())
+        };
+        assert!(run(&threads, 200, blocks).await.is_stuck());
+        assert!(threads.are_left().await);
         drop(end);
-        let sleeps = run(std::future::pending(), within(200)).await.unwrap_err();
+        let sleeps = run(&threads, 200, std::future::pending()).await;
         assert!(sleeps.is_cut() && !sleeps.is_stuck());
+        assert!(!threads.are_left().await);
     }
 }

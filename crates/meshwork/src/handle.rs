@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     RunError,
+    contain::Threads,
     control::Control,
     live::Reloaded,
     notice::{Notices, board::Board, webhook::WebhookStats},
@@ -34,6 +35,7 @@ pub(crate) struct Shared {
     pub(crate) tasks: Statuses,
     pub(crate) stalls: Stalls,
     pub(crate) notices: Arc<Board>,
+    pub(crate) threads: Threads,
     reload: Notify,
     readiness: Notify,
     bound: Mutex<Vec<SocketAddr>>,
@@ -121,6 +123,7 @@ impl Shared {
             health: Health::new(),
             tasks: Statuses::default(),
             stalls: Stalls::default(),
+            threads: Threads::default(),
             reload: Notify::new(),
             readiness: Notify::new(),
             bound: Mutex::default(),
@@ -254,6 +257,11 @@ pub struct Handle {
 impl Handle {
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
         Self { shared }
+    }
+
+    /// What the app itself holds.
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
     }
 
     /// A channel to a service or target, as [`App::channel`](crate::App::channel). At most 1 024 are

@@ -1,13 +1,13 @@
 //! What an author's code runs at the turns of the lifecycle.
 
-use std::{future::Future, panic::Location, time::Duration};
+use std::{future::Future, panic::Location, sync::Arc, time::Duration};
 
 use meshwork_core::{BoxError, BoxFuture};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 
 use crate::{
     Handle,
-    contain::{self, Failure},
+    contain::{self, Contained, Failure},
 };
 
 /// The most that one `on_stop` hook may take.
@@ -81,16 +81,29 @@ impl Hook {
         self.budget
     }
 
-    /// Runs it until `limit`, where there is one, or until its own budget is used up.
+    /// Runs it until `limit` or until its own budget is used up.
     ///
     /// # Errors
     /// How it failed.
     ///
     /// # Cancel safety
     /// Dropping the future ends the hook at its next await.
-    pub(crate) async fn run(self, handle: Handle, limit: Option<Instant>) -> Result<(), Failure> {
-        let own = self.budget.map(|budget| Instant::now() + budget);
-        contain::run((self.code)(handle), own.into_iter().chain(limit).min()).await
+    pub(crate) async fn run(self, handle: Handle, limit: Instant) -> Result<(), Failure> {
+        let limit = self.budget.map_or(limit, |budget| limit.min(Instant::now() + budget));
+        let over = async {
+            sleep_until(limit).await;
+            limit
+        };
+        self.begin(handle).until(over).await
+    }
+
+    /// Begins it, for as long as the caller likes.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub(crate) fn begin(self, handle: Handle) -> Contained {
+        let shared = Arc::clone(handle.shared());
+        Contained::spawn(&shared.threads, (self.code)(handle))
     }
 
     /// Runs it until `limit` on a thread that the end of the process does not wait for.

@@ -1,11 +1,11 @@
 //! One-shot jobs: the same program and configuration, one piece of work instead of serving.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use meshwork_core::Error;
 use tokio::{
     select,
-    time::{Instant, timeout_at},
+    time::{Instant, sleep_until},
 };
 
 use crate::{
@@ -58,7 +58,8 @@ impl Jobs {
     }
 }
 
-/// Starts the components, runs `job`, stops the components. When asked to stop meanwhile, the job has until `drain.deadline`.
+/// Starts the components, runs `job`, stops the components. When asked to stop meanwhile, the job has until `drain.deadline`
+/// but for `spare`.
 ///
 /// # Errors
 /// A component that did not start, or the job's own error.
@@ -67,36 +68,43 @@ pub(crate) async fn run(
     wiring: &Arc<Wiring>,
     mut components: Components,
     job: Hook,
+    spare: Duration,
 ) -> Result<Report, RunError> {
     let began = Instant::now();
-    let grace = wiring.config.drain().deadline;
+    let grace = wiring.config.drain().deadline - spare;
+    let control = &shared.control;
     let mut losses = Losses::default();
     let name = job.name().to_owned();
     let start = Start::new(shared, wiring);
     let started = select! {
         started = start.components(&mut components) => Some(started),
-        _stop = shared.control.asked() => None,
+        _stop = control.asked() => None,
     };
+    let stops: Vec<_> = components.into_stops().collect();
     let ended = match started {
         Some(Ok(())) => {
             tracing::info!("{name} begins");
             let handle = Handle::new(Arc::clone(shared));
-            let mut work = Box::pin(job.run(handle, None));
-            select! {
-                ended = &mut work => Ok(Some(ended)),
-                stop = shared.control.asked() => Ok(timeout_at(stop.since + grace, work).await.ok()),
-            }
+            let own = grace - stop::reserve(&stops, grace);
+            let over = async {
+                let limit = control.asked().await.since + own;
+                sleep_until(limit).await;
+                limit
+            };
+            Ok(Some(job.begin(handle).until(over).await))
         }
         Some(Err(fault)) => Err(fault),
         None => Ok(None),
     };
-    stop::put_away(shared, components.into_stops(), Instant::now() + grace, &mut losses).await;
+    let deadline = control.wish().map_or_else(Instant::now, |stop| stop.since) + grace;
+    stop::put_away(shared, stops, deadline, &mut losses).await;
     match ended? {
         Some(Ok(())) => tracing::info!(took = ?began.elapsed(), "{name} is done"),
+        Some(Err(failure)) if failure.is_cut() => losses.note(&name, &failure),
         Some(Err(failure)) => return Err(RunError::Job { job: name.into(), cause: failure.into() }),
-        None => losses.cut.push(format!("{name}: cut")),
+        None => losses.cut.push(format!("{name}: not begun")),
     }
-    let cause = shared.control.wish().map_or_else(|| name.into(), |stop| stop.cause);
+    let cause = control.wish().map_or_else(|| name.into(), |stop| stop.cause);
     let Losses { cut, faults, stuck } = losses;
     Ok(Report { cause, took: began.elapsed(), cut, faults, stuck, ..Report::default() })
 }

@@ -12,6 +12,7 @@ use crate::{
     banner,
     check::Check,
     component::Components,
+    contain::Contained,
     flush,
     handle::Shared,
     hooks::{Hook, Hooks},
@@ -82,7 +83,7 @@ async fn live(app: App, signals: Signals) -> Result<Report, RunError> {
     let on_flush = std::mem::take(&mut hooks.on_flush);
     let spare = flush::budget(wiring.config.drain(), &on_flush);
     let mut outcome = match job {
-        Some(job) => job::run(&shared, &wiring, components, job).await,
+        Some(job) => job::run(&shared, &wiring, components, job, spare).await,
         None => {
             let declared = Declared { services, hooks, components, tasks, checks, spare };
             serve(&shared, &wiring, declared, signals).await
@@ -155,21 +156,21 @@ async fn serve(
     let started = Start::new(shared, wiring).all(services, warm_up, checks, &mut components).await;
     let running = match started {
         Ok(running) => running,
-        Err(fault) => return undo(shared, wiring, components, fault).await,
+        Err(fault) => return undo(shared, wiring, components, fault, spare).await,
     };
     control.enter(Phase::Serving);
     banner::show(shared, wiring, began.elapsed());
     let tasks = tasks.spawn(&Handle::new(Arc::clone(shared)));
-    let mut losses = Losses::default();
+    let (mut losses, mut runs) = (Losses::default(), None);
     let stop = {
-        let hooks = serving_hooks(on_serving, shared, &mut losses);
+        let hooks = serving_hooks(on_serving, shared, &mut losses, &mut runs);
         pin!(hooks);
         select! {
             stop = control.asked() => stop,
             never = hooks => match never {},
         }
     };
-    let life = Life { running, tasks, on_stop, components, spare };
+    let life = Life { running, tasks, on_stop, components, spare, on_serving: runs };
     let report = stop::leave(shared, wiring, life, stop, losses).await;
     if let Some(manager) = manager {
         // It may not have been heard yet that we stop.
@@ -184,9 +185,11 @@ async fn undo(
     wiring: &Wiring,
     components: Components,
     fault: Option<RunError>,
+    spare: Duration,
 ) -> Result<Report, RunError> {
     let mut losses = Losses::default();
-    let deadline = Instant::now() + wiring.config.drain().deadline;
+    let since = shared.control.wish().map_or_else(Instant::now, |stop| stop.since);
+    let deadline = since + wiring.config.drain().deadline - spare;
     stop::put_away(shared, components.into_stops(), deadline, &mut losses).await;
     if let Some(fault) = fault {
         // The first cause is the one to tell; what followed from it has been logged.
@@ -199,11 +202,19 @@ async fn undo(
     Ok(Report { cause: stop.cause, took, cut, faults, stuck, failed: stop.code, ..Report::default() })
 }
 
-/// Runs them one after the other; the first that fails stops the app.
-async fn serving_hooks(hooks: Vec<Hook>, shared: &Arc<Shared>, losses: &mut Losses) -> Infallible {
+/// Runs them one after the other; the first that fails stops the app. The one under way is in `runs`.
+async fn serving_hooks(
+    hooks: Vec<Hook>,
+    shared: &Arc<Shared>,
+    losses: &mut Losses,
+    runs: &mut Option<(String, Contained)>,
+) -> Infallible {
     for hook in hooks {
         let name = hook.name().to_owned();
-        if let Err(failure) = hook.run(Handle::new(Arc::clone(shared)), None).await {
+        let (_, hook) = runs.insert((name.clone(), hook.begin(Handle::new(Arc::clone(shared)))));
+        let ended = hook.ended().await;
+        *runs = None;
+        if let Err(failure) = ended {
             let cause: BoxError = failure.into();
             let error = ErrorChain(&*cause);
             tracing::error!(%error, "{name} failed, stopping");

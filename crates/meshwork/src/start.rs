@@ -210,7 +210,7 @@ impl<'a> Start<'a> {
         for hook in warm_up {
             self.begins(hook.name());
             let handle = Handle::new(Arc::clone(shared));
-            hook.run(handle, Some(self.until)).await.map_err(|failure| self.failed(failure))?;
+            hook.run(handle, self.until).await.map_err(|failure| self.failed(failure))?;
         }
         self.eager().await?;
         self.parts().await?;

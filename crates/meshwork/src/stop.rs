@@ -1,6 +1,6 @@
 //! The walk of stopping: leave the registry, settle, drain, put away; nothing in it may fail, only be reported.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{collections::VecDeque, future::ready, sync::Arc, time::Duration};
 
 use futures_util::future::{join, join_all};
 use meshwork_client::Channel;
@@ -9,8 +9,16 @@ use meshwork_server::{DrainReport, Serving};
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use crate::{
-    Handle, Report, announce::DEREGISTER, component::Components, contain::Failure, control::Stop,
-    handle::Shared, hooks::Hook, start::Running, tasks::RunningTasks, wiring::Wiring,
+    Handle, Report,
+    announce::DEREGISTER,
+    component::Components,
+    contain::{Contained, Failure},
+    control::Stop,
+    handle::Shared,
+    hooks::Hook,
+    start::Running,
+    tasks::RunningTasks,
+    wiring::Wiring,
 };
 
 /// What hooks get together even when the drain has used up its deadline.
@@ -38,6 +46,8 @@ pub(crate) struct Life {
     pub(crate) components: Components,
     /// What is left of the deadline when it is over.
     pub(crate) spare: Duration,
+    /// The `on_serving` hook that has not ended, by its name.
+    pub(crate) on_serving: Option<(String, Contained)>,
 }
 
 /// Stops what runs. `stop` says since when.
@@ -48,7 +58,7 @@ pub(crate) async fn leave(
     stop: Stop,
     mut losses: Losses,
 ) -> Report {
-    let Life { running, tasks, on_stop, components, spare } = life;
+    let Life { running, tasks, on_stop, components, spare, on_serving } = life;
     let Running { serving, configuration, readiness, webhook, watchers: _watchers, offer, kept } = running;
     let drain = wiring.config.drain();
     let (settled, deadline) = (stop.since + drain.settle, stop.since + drain.deadline - spare);
@@ -91,6 +101,13 @@ pub(crate) async fn leave(
     };
     let (drained, cut) = join(calls, tasks.end(cut_at)).await;
     cut.iter().for_each(|(name, failure)| losses.note(name, failure));
+    losses.stuck |= drained.stuck > 0;
+    if let Some((name, hook)) = on_serving
+        // It had the time that the calls had, and holds nothing up.
+        && let Err(failure) = hook.until(ready(Instant::now())).await
+    {
+        losses.note(&name, &failure);
+    }
     put_away(shared, hooks, deadline, &mut losses).await;
     let channels = wiring.channels.drain();
     let closed = timeout(LAST_BREATH, join_all(channels.iter().map(Channel::close)));
@@ -119,7 +136,7 @@ async fn deregister(shared: &Shared, until: Instant, losses: &mut Losses) -> boo
 }
 
 /// What the calls in flight leave to the hooks: their budgets, at most a quarter of what is left.
-fn reserve(hooks: &[Hook], left: Duration) -> Duration {
+pub(crate) fn reserve(hooks: &[Hook], left: Duration) -> Duration {
     budgets(hooks).min(left / 4)
 }
 
@@ -151,7 +168,7 @@ pub(crate) async fn put_away(
             continue;
         }
         let began = Instant::now();
-        match hook.run(Handle::new(Arc::clone(shared)), Some(began + share)).await {
+        match hook.run(Handle::new(Arc::clone(shared)), began + share).await {
             Ok(()) => tracing::debug!(step = %name, took = ?began.elapsed(), "put away"),
             Err(failure) => losses.note(&name, &failure),
         }

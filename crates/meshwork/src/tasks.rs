@@ -15,12 +15,12 @@ use meshwork_registry::Dice;
 use tokio::{
     select,
     task::{JoinHandle, JoinSet},
-    time::{Instant, sleep, timeout, timeout_at},
+    time::{Instant, sleep, timeout_at},
 };
 
 use crate::{
     Handle, Outcome,
-    contain::{Failure, judged},
+    contain::{Failure, Threads, judged},
     schedule::Schedule,
 };
 
@@ -28,8 +28,6 @@ use crate::{
 const TASK_FAILED: u8 = 8;
 /// A run this long is no failing start any more: the next pause is the first again.
 const STEADY: Duration = Duration::from_secs(60);
-/// How long a task that was cut may take to be gone.
-const DROPPING: Duration = Duration::from_millis(100);
 
 type Code = Arc<dyn Fn(Handle) -> BoxFuture<'static, Result<(), BoxError>> + Send + Sync>;
 
@@ -156,7 +154,14 @@ pub(crate) struct Tasks(Vec<Declared>);
 pub(crate) struct Statuses(Arc<Mutex<Vec<Record>>>);
 
 /// Those that run.
-pub(crate) struct RunningTasks(Vec<(Arc<str>, Option<Duration>, JoinHandle<()>)>);
+pub(crate) struct RunningTasks(Vec<RunningTask>);
+
+struct RunningTask {
+    name: Arc<str>,
+    limit: Option<Duration>,
+    threads: Arc<Threads>,
+    task: JoinHandle<()>,
+}
 
 fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -234,18 +239,21 @@ impl Tasks {
     /// Outside a tokio runtime.
     pub(crate) fn spawn(self, handle: &Handle) -> RunningTasks {
         let running = self.0.into_iter().map(|Declared { name, code, kind, record }| {
-            let handle = handle.clone();
-            match kind {
+            let (handle, threads) = (handle.clone(), Arc::<Threads>::default());
+            let counted = Arc::clone(&threads);
+            // Counted while it runs: a run that blocks its thread outlives the task that is cut.
+            let code: Code = Arc::new(move |handle| Box::pin(counted.counting(code(handle))));
+            let (limit, task) = match kind {
                 Kind::Task(options) => {
                     let limit = options.stop_timeout;
-                    let kept = keep(Arc::clone(&name), options, code, record, handle);
-                    (name, limit, tokio::spawn(kept))
+                    (limit, tokio::spawn(keep(Arc::clone(&name), options, code, record, handle)))
                 }
                 Kind::Schedule(schedule, _) => {
                     let runs = run_at_times(Arc::clone(&name), schedule, code, record, handle);
-                    (name, None, tokio::spawn(runs))
+                    (None, tokio::spawn(runs))
                 }
-            }
+            };
+            RunningTask { name, limit, threads, task }
         });
         RunningTasks(running.collect())
     }
@@ -334,14 +342,14 @@ impl RunningTasks {
     /// Dropping the future cuts all of them.
     pub(crate) async fn end(self, deadline: Instant) -> Vec<(String, Failure)> {
         let began = Instant::now();
-        let ending = self.0.into_iter().map(|(name, limit, mut task)| async move {
+        let ending = self.0.into_iter().map(|RunningTask { name, limit, threads, mut task }| async move {
             let _cut = AbortOnDrop(task.abort_handle());
             let until = limit.map_or(deadline, |limit| deadline.min(began + limit));
             if timeout_at(until, &mut task).await.is_ok() {
                 return None;
             }
             task.abort();
-            let stuck = timeout(DROPPING, &mut task).await.is_err();
+            let stuck = threads.are_left().await;
             let had = until.saturating_duration_since(began);
             Some((format!("task `{name}`"), Failure::Overran { had, stuck }))
         });

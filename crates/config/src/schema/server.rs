@@ -48,7 +48,7 @@ pub struct ServerConfig {
     /// How old a connection may become, give or take a tenth; nothing in flight is cut. Default: none.
     #[serde(with = "duration::option")]
     pub max_connection_age: Option<Duration>,
-    /// How old an answer that streams may become, give or take a tenth; its connection stays. Default: none.
+    /// How old a stream may become, an answer or a call whose caller still sends, give or take a tenth; its connection stays. Default: none.
     #[serde(with = "duration::option")]
     pub max_stream_age: Option<Duration>,
     /// Requests of one connection that may be cancelled within a second, 1 or more; one more closes it. Default: 4096.

@@ -87,7 +87,13 @@ async fn the_key_is_gone_at_once_and_the_exit_on_time_though_every_stage_sleeps_
     assert!(took < DEADLINE + Duration::from_millis(500) + SLACK, "{took:?}");
     assert_eq!(report.code(), 6, "{report}");
     let named = |what: &str| report.cut.iter().any(|line| line.contains(what));
-    assert!(named("GET /hang") && named("`on_stop` hook 1") && named("component `database`"), "{report}");
+    assert!(
+        named("GET /hang")
+            && named("`on_serving` hook 1")
+            && named("`on_stop` hook 1")
+            && named("component `database`"),
+        "{report}"
+    );
     // Each had its share: the hook that hangs did not take that of the component.
     assert!(!named("not run"), "{report}");
     let mut rest = Vec::new();

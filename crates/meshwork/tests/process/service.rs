@@ -16,13 +16,8 @@ pub(crate) fn main(role: &str) -> ExitCode {
 }
 
 async fn serve(role: &str) -> ExitCode {
-    let routes = Router::new().route("/", get(|| async { "hello" })).route(
-        "/block",
-        get(|| async {
-            println!("blocking");
-            thread::sleep(Duration::MAX);
-        }),
-    );
+    let routes =
+        Router::new().route("/", get(|| async { "hello" })).route("/block", get(|| async { block() }));
     if role == "two apps" {
         return two().await;
     }
@@ -63,6 +58,28 @@ async fn serve(role: &str) -> ExitCode {
             thread::sleep(Duration::MAX);
         }),
         "panicking hook" => app.on_stop(|_| async { assert_eq!(1, 2, "out of luck") }),
+        "late hook" => app.on_stop(|_| async {
+            // Longer than the whole drain, and then it ends all the same.
+            tokio::time::sleep(Duration::from_millis(2_300)).await;
+            println!("hook was late");
+        }),
+        // What never yields, in a `main` that goes on after `serve`.
+        "blocking component start" => {
+            return ended(
+                app.component(
+                    Component::new("vault")
+                        .start(|_| async { block() })
+                        .start_timeout(Duration::from_millis(300)),
+                ),
+            )
+            .await;
+        }
+        "blocking warm_up" => return ended(app.warm_up(|_| async { block() })).await,
+        "blocking on_serving" => return ended(app.on_serving(|_| async { block() })).await,
+        "blocking on_stop" => return ended(app.on_stop(|_| async { block() })).await,
+        "blocking task" => return ended(app.task("outbox", |_| async { block() })).await,
+        "blocking job" => return ended(app.job("hangs", |_| async { block() })).await,
+        "blocking handler" => return ended(app).await,
         _ => app,
     };
     app.run().await
@@ -91,4 +108,24 @@ async fn two() -> ExitCode {
         });
     let (one, two) = tokio::join!(app("one").run(), app("two").component(slow).run());
     if one == ExitCode::SUCCESS { two } else { one }
+}
+
+/// The end of a `main` that has more to do.
+async fn ended(app: App) -> ExitCode {
+    match app.serve().await {
+        Ok(report) => {
+            println!("{report}");
+            ExitCode::from(&report)
+        }
+        Err(error) => {
+            eprintln!("error: {error:?}");
+            ExitCode::from(&error)
+        }
+    }
+}
+
+/// Never gives its thread back.
+fn block() {
+    println!("blocking");
+    thread::sleep(Duration::MAX);
 }

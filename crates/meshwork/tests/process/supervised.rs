@@ -21,6 +21,8 @@ pub(crate) const TESTS: &[(&str, fn())] = &[
     ("a_stop_during_the_start_ends_it_and_undoes_it", during_the_start),
     ("a_hook_that_blocks_its_thread_does_not_hold_the_exit_up", blocking_hook),
     ("a_hook_that_panics_is_told_and_the_rest_is_put_away", panicking_hook),
+    ("a_hook_that_ends_after_the_deadline_is_cut_at_it_and_named", late_hook),
+    ("whatever_blocks_its_thread_for_ever_is_named_and_the_process_ends_on_time", blocked),
     ("a_second_signal_ends_it_at_once_though_every_worker_is_blocked", second_signal),
 ];
 
@@ -180,6 +182,59 @@ fn panicking_hook() {
     let (code, said) = service.ended();
     assert_eq!(code, Some(0), "{said}");
     assert!(said.contains("out of luck") && said.contains("database stops"), "{said}");
+}
+
+fn late_hook() {
+    let mut service = Service::start("late hook", &[], &[]);
+    service.says("serving at");
+    let began = Instant::now();
+    service.signal("TERM");
+    let (code, said) = service.ended();
+    assert_eq!(code, Some(6), "{said}");
+    assert!(said.contains("`on_stop` hook 1") && said.contains("not done within"), "{said}");
+    assert!(said.contains("database stops") && !said.contains("hook was late"), "{said}");
+    assert!(began.elapsed() < Duration::from_millis(2_000) * 3, "{:?}", began.elapsed());
+}
+
+/// What `main` does after `serve` is its own affair: not for ever, when a thread is blocked.
+fn blocked() {
+    let cases = [
+        ("component start", 5, "component `vault`"),
+        ("warm_up", 0, "`warm_up` hook 1"),
+        ("on_serving", 6, "`on_serving` hook 2"),
+        ("on_stop", 6, "`on_stop` hook 1"),
+        ("task", 6, "task `outbox`"),
+        ("job", 6, "job `hangs`"),
+        ("handler", 6, "http1"),
+    ];
+    // All at once: each lasts until its deadline.
+    let services = cases.map(|(what, code, name)| {
+        let args: &[&str] = if what == "job" { &["--job=hangs"] } else { &[] };
+        (Service::start(&format!("blocking {what}"), args, &[]), what, code, name)
+    });
+    let stopped = services.map(|(mut service, what, code, name)| {
+        let line = matches!(what, "handler" | "on_stop").then(|| service.says("serving at"));
+        let peer = line.filter(|_| what == "handler").map(|line| {
+            let mut peer = TcpStream::connect(line.rsplit(' ').next().unwrap()).unwrap();
+            peer.write_all(b"GET /block HTTP/1.1\r\nhost: a\r\n\r\n").unwrap();
+            peer
+        });
+        if what != "on_stop" {
+            service.says("blocking");
+        }
+        if what != "component start" {
+            service.signal("TERM");
+        }
+        (service, what, code, name, peer, Instant::now())
+    });
+    for (service, what, code, name, peer, began) in stopped {
+        let (ended, said) = service.ended();
+        assert_eq!(ended, Some(code), "{what}: {said}");
+        assert!(said.contains(name), "{what}: {said}");
+        // The drain's deadline, what `serve` leaves `main`, and a slow machine.
+        assert!(began.elapsed() < Duration::from_millis(3_000) * 3, "{what}: {:?}", began.elapsed());
+        drop(peer);
+    }
 }
 
 fn second_signal() {
