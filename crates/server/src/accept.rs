@@ -6,7 +6,7 @@ use std::{
     net::SocketAddr,
     pin::pin,
     sync::{Arc, atomic::Ordering::Relaxed},
-    task::Poll,
+    task::{Poll, ready},
     time::Duration,
 };
 
@@ -26,10 +26,11 @@ use crate::{
     config::about,
     conn::Conn,
     dispatch::{Dispatch, Doors},
+    drain::CutKind,
     handshake::Handshakes,
     io::Io,
     open::{Listed, Open},
-    patience::{Patience, Verdict},
+    patience::{FIRST_WORDS, Patience, Verdict},
     shared::{Shared, Stage},
     wire::Wire,
 };
@@ -39,6 +40,8 @@ const MIN_PAUSE: Duration = Duration::from_millis(5);
 const MAX_PAUSE: Duration = Duration::from_secs(1);
 /// At most one line about failed accepts in this time.
 const LOG_EVERY: Duration = Duration::from_secs(30);
+/// The most that are accepted when the listener closes, whatever comes meanwhile.
+const MAX_WAITING: usize = 4096;
 /// When a connection that has reached its age in silence is looked at again.
 const SILENT_AGAIN: Duration = Duration::from_secs(1);
 /// Streams that a peer may reset before we accept them: a peer's attempt time-outs against a paused
@@ -115,8 +118,26 @@ pub(crate) async fn run(listener: TcpListener, site: Arc<Site>) {
             }
         }
     }
-    drop(listener);
+    if site.shared.stage() >= Stage::Draining {
+        // To close a socket resets who waits in it. Where it is closed sooner, others serve it.
+        waiting(listener).filter_map(|(stream, peer)| admit(&site, stream, peer)).for_each(|accepted| {
+            conns.spawn(open(accepted, site.clone()));
+        });
+    } else {
+        drop(listener);
+    }
     while conns.join_next().await.is_some() {}
+}
+
+/// Who has connected and was not accepted yet. The listener closes when nobody is left.
+fn waiting(listener: TcpListener) -> impl Iterator<Item = (TcpStream, SocketAddr)> {
+    // Not by the runtime, which may not have heard of the last ones.
+    let listener = listener.into_std().ok();
+    let accepted = std::iter::from_fn(move || listener.as_ref()?.accept().ok());
+    accepted.take(MAX_WAITING).filter_map(|(stream, peer)| {
+        stream.set_nonblocking(true).ok()?;
+        Some((TcpStream::from_std(stream).ok()?, peer))
+    })
 }
 
 fn is_of_one_connection(error: &io::Error) -> bool {
@@ -215,7 +236,12 @@ async fn serve(io: Io, conn: Arc<Conn>, site: Arc<Site>) {
                 return Poll::Ready(());
             }
             let is_old = ends.is_some_and(|ends| Instant::now() >= ends) && conn.grow_old();
-            if !said_goodbye && (is_old || conn.shared.stage() >= Stage::Draining) {
+            let drains = conn.shared.stage() >= Stage::Draining;
+            if !said_goodbye && drains && conn.kind() == CutKind::Silent {
+                timer.as_mut().reset(conn.opened + FIRST_WORDS);
+                ready!(timer.as_mut().poll(cx));
+            }
+            if !said_goodbye && (is_old || drains) {
                 (said_goodbye, ends) = (true, None);
                 connection.as_mut().graceful_shutdown();
                 timer.as_mut().reset(patience.goodbye(&conn, Instant::now()));

@@ -10,6 +10,7 @@ use crate::{
     conn::Conn,
     linger::{self, linger},
     open::Listed,
+    patience::FIRST_WORDS,
     seldom::Seldom,
     wire::Wire,
 };
@@ -59,7 +60,7 @@ impl Handshakes {
         let end = conn.opened + conn.shared.config.first_request_timeout;
         let shaken = tokio::select! {
             // A handshake has no request yet: it closes with the silent ones.
-            () = conn.shared.draining.cancelled() => return None,
+            () = too_late(conn) => return None,
             shaken = time::timeout_at(end, self.begin(stream, conn)) => shaken,
         };
         let stream = match shaken {
@@ -112,6 +113,12 @@ impl Handshakes {
         drop(stream.write_all(answer).await);
         Err(Unencrypted { error: io::Error::other("it speaks HTTP without TLS"), stream: Some(stream) })
     }
+}
+
+/// The drain has begun, and the peer has had time for its first words.
+async fn too_late(conn: &Conn) {
+    conn.shared.draining.cancelled().await;
+    time::sleep_until(conn.opened + FIRST_WORDS).await;
 }
 
 /// Looks at the first bytes without taking them: a handshake of TLS begins with 22, a request with a method.

@@ -82,11 +82,6 @@ impl Listeners {
     pub fn close(&self) {
         self.0.closed.cancel();
     }
-
-    /// Whether nobody is accepted any more.
-    pub fn are_closed(&self) -> bool {
-        self.0.closed.is_cancelled()
-    }
 }
 
 /// A server that accepts connections. Dropping it cuts everything at once.
@@ -138,8 +133,8 @@ impl Serving {
 
     /// Closes the listeners, says goodbye on all connections, and waits for what is in flight.
     ///
-    /// Silent sockets, half prefaces and idle connections close at once, and server-sent events end; a
-    /// WebSocket is told 1001. Shortly before `deadline` gRPC streams that are still open end with UNAVAILABLE, and
+    /// Half prefaces and idle connections close at once, silent sockets too, except that who connected just before
+    /// has 250 ms for a first request; server-sent events end; a WebSocket is told 1001. Shortly before `deadline` gRPC streams that are still open end with UNAVAILABLE, and
     /// so do handlers that have not answered (503 in HTTP), both with `meshwork-ended: draining`; at `deadline`
     /// whatever is left is cut and reported.
     /// New requests on old connections are refused as `meshwork-refused: draining`, except that those of

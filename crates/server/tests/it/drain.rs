@@ -85,6 +85,42 @@ async fn silent_sockets_half_prefaces_and_idle_connections_close_at_once() {
     }
 }
 
+/// A client that has connected cannot know that we stopped listening a moment later.
+#[tokio::test]
+async fn who_connected_just_before_the_drain_is_answered() {
+    // Accepted, or still waiting in the socket: on one thread nobody is accepted while we connect.
+    for is_accepted in [true, false] {
+        // A machine that stands still for longer than we have shows nothing.
+        let mut tries = (0..20).map(|_| last_words(is_accepted));
+        let answer = loop {
+            if let Some(answer) = tries.next().expect("the machine is too slow").await {
+                break answer;
+            }
+        };
+        assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("connection: close"), "{answer}");
+    }
+}
+
+/// What is answered to a request that comes when the drain has begun; `None` when it came too late.
+async fn last_words(is_accepted: bool) -> Option<String> {
+    let fixture = start(services()).await;
+    let began = Instant::now();
+    let stream = std::net::TcpStream::connect(fixture.addr).unwrap();
+    if is_accepted {
+        until("it is open", || fixture.stats.connections() == 1).await;
+    }
+    let drain = tokio::spawn(fixture.serving.drain(within(LIMIT)));
+    until("nobody listens", || std::net::TcpStream::connect(fixture.addr).is_err()).await;
+    stream.set_nonblocking(true).unwrap();
+    let mut stream = TcpStream::from_std(stream).unwrap();
+    stream.write_all(get("/").as_bytes()).await.unwrap();
+    let in_time = began.elapsed() < Duration::from_millis(150);
+    let answer = read_all(&mut stream).await;
+    let report = drain.await.unwrap();
+    assert!(report.cut_total == 0 && report.took < Duration::from_secs(3), "{report:?}");
+    in_time.then_some(answer)
+}
+
 #[tokio::test]
 async fn half_a_request_head_does_not_hold_up_the_drain() {
     let fixture = start(services()).await;
