@@ -10,6 +10,7 @@ use meshwork_testkit::{
     truth::eventually,
 };
 use meshwork_tests::{Result, SERVICE, judge::Judge};
+use tokio::time::{Instant, sleep};
 
 use crate::caller;
 
@@ -64,8 +65,14 @@ impl Line {
 
     /// Waits until it is connected to so many.
     pub(super) async fn connected(&self, count: usize) -> Result<()> {
-        // It connects for who calls.
-        let _opening = self.channel.ready().await;
+        // It connects for who calls; a registry that is far away may answer later than a call may take.
+        let began = Instant::now();
+        while let Err(error) = self.channel.ready().await {
+            if began.elapsed() > CONNECTED {
+                return Err(error.into());
+            }
+            sleep(Duration::from_millis(50)).await;
+        }
         let all = || async {
             let nodes = self.channel.nodes();
             self.seen().len() == count && nodes.iter().all(|node| node.state == ConnectionState::Connected)

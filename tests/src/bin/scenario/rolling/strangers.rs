@@ -156,10 +156,18 @@ async fn calls(channel: Channel, stop: CancellationToken) -> Result<Tally> {
     Ok(tally)
 }
 
-/// Whether a call was never sent, because the connection chosen for it had just said goodbye. hyper's client does not
-/// look for that between two calls, and tonic tells it only so; grpc-go sends such a call again by itself.
+/// Whether a call was never sent, because the connection chosen for it had just said goodbye: before hyper's client
+/// looked, or between two of its looks. tonic tells it only so; grpc-go sends such a call again by itself. That none of
+/// them ran is counted where they would have.
 fn is_taken_back(status: &Status) -> bool {
-    status.code() == Code::Cancelled && status.message() == "operation was canceled"
+    match status.code() {
+        Code::Cancelled => status.message() == "operation was canceled",
+        Code::Internal => {
+            let told = format!("{status:?}");
+            told.contains("GoAway(") && told.contains("NO_ERROR, Remote")
+        }
+        _ => false,
+    }
 }
 
 // === curl ===
