@@ -28,6 +28,9 @@ pub struct DriverOptions {
     pub leave_within: Duration,
     /// How fast lost registrations and subscriptions are tried again.
     pub healing: Healing,
+    /// Whether claims are made anew after the process stood still for a third of their time to live, and for more than
+    /// a second. Default true; false where nobody ends the claim of a process that lives, and holding it verifies it.
+    pub heeds_pauses: bool,
     /// How many subscriptions may be reading their first set at once. Default 16; 0 counts as 1.
     pub lists: usize,
     /// The most instances of one view; further ones are refused and counted. Default 20 000.
@@ -49,6 +52,7 @@ impl Default for DriverOptions {
             linger: Duration::from_secs(30),
             leave_within: Duration::from_secs(2),
             healing: Healing::default(),
+            heeds_pauses: true,
             lists: 16,
             max_records: 20_000,
             max_bytes: 32 * 1024 * 1024,

@@ -14,6 +14,7 @@ mod hub;
 mod look;
 mod place;
 mod process;
+mod pulse;
 mod record;
 mod records;
 mod watcher;
@@ -25,25 +26,22 @@ use std::{
     os::unix::net::UnixStream,
     path::Path,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use meshwork_core::{Announcer, Backend, BoxFuture, Changes, Drive, Error, Instance, Parts, Query, Source};
-use tokio::{
-    sync::oneshot,
-    task::spawn_blocking,
-    time::{Instant, sleep_until},
-};
+use tokio::{sync::oneshot, task::spawn_blocking};
 
 use crate::{Driven, DriverOptions, catalog::SharedCatalog};
 
 use held::{Held, announce};
 use hub::{Hub, Topic};
 use place::Place;
+use pulse::Pulse;
 use watcher::Watcher;
 
 /// The embedded registry `local`: a directory on this machine that all processes of one user share.
@@ -67,13 +65,15 @@ pub struct Local {
     hub: Arc<Hub>,
     /// Whoever holds it drives.
     turn: Arc<tokio::sync::Mutex<()>>,
+    pulse: Pulse,
 }
 
 /// What a process holds for one registration: its file, and when it is due to be touched.
 #[derive(Debug)]
 pub struct LocalClaim {
     slot: Arc<Mutex<Slot>>,
-    beat: Instant,
+    /// Not in the slot, which file work may hold for long.
+    due: Arc<Mutex<Instant>>,
 }
 
 /// Where file work notes what it made. Work that goes on after its caller was cut finds here whether the
@@ -98,7 +98,8 @@ impl Local {
     /// With these settings; they are judged by `open`.
     pub fn with_config(config: LocalConfig) -> Self {
         let place = Arc::new(Place::new(&config));
-        Self { config: Arc::new(config), place, hub: Arc::default(), turn: Arc::default() }
+        let (hub, turn, pulse) = Default::default();
+        Self { config: Arc::new(config), place, hub, turn, pulse }
     }
 
     /// The directory it uses.
@@ -124,7 +125,7 @@ impl Local {
     ) -> Result<T, Error> {
         let (slot, place) = (Arc::clone(&claim.slot), Arc::clone(&self.place));
         let done = spawn_blocking(move || {
-            let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut slot = locked(&slot);
             if slot.released {
                 return Err(Error::unavailable("the claim was released meanwhile"));
             }
@@ -151,6 +152,16 @@ impl Local {
     }
 }
 
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl LocalClaim {
+    fn new() -> Self {
+        Self { slot: Arc::default(), due: Arc::new(Mutex::new(Instant::now())) }
+    }
+}
+
 /// Owns the watch thread: dropping it ends the thread.
 struct Running {
     hub: Arc<Hub>,
@@ -173,6 +184,8 @@ impl Backend for Local {
         // There is no server to spare: whoever is lost comes back at once.
         options.healing.own_loss = Duration::from_millis(100);
         options.healing.cap = Duration::from_secs(1);
+        // A lock outlives a pause, and the next beat finds whatever else happened.
+        options.heeds_pauses = false;
         let driven = Driven::new(self.clone(), options);
         let how = if self.config.poll { ", looking once a second" } else { "" };
         let whose = if self.config.shared { ", shared between users" } else { "" };
@@ -240,7 +253,7 @@ impl Announcer for Local {
     type Claim = LocalClaim;
 
     async fn claim(&self, instance: &Instance, claim: &mut Option<LocalClaim>) -> Result<(), Error> {
-        let claim = claim.get_or_insert_with(|| LocalClaim { slot: Arc::default(), beat: Instant::now() });
+        let claim = claim.get_or_insert_with(LocalClaim::new);
         let (env, wanted) = (self.env(Some(&instance.env)).to_owned(), instance.clone());
         let work = self.work(claim, move |held, place| {
             let new = announce(place, &env, &wanted, held.as_ref())?;
@@ -251,22 +264,23 @@ impl Announcer for Local {
             Ok(())
         });
         work.await?;
-        claim.beat = Instant::now() + self.config.heartbeat;
+        *locked(&claim.due) = Instant::now() + self.config.heartbeat;
         Ok(())
     }
 
     async fn hold(&self, claim: &mut LocalClaim) -> Error {
-        loop {
-            sleep_until(claim.beat).await;
-            let beat = self.work(claim, |held, place| match held {
-                Some(held) => held.beat(place),
-                None => Err(Error::unavailable("nothing is announced")),
-            });
-            if let Err(error) = beat.await {
-                return error;
+        let (slot, due, place) = (Arc::clone(&claim.slot), Arc::clone(&claim.due), Arc::clone(&self.place));
+        let (first, heartbeat) = (*locked(&due), self.config.heartbeat);
+        let beat = move || {
+            match &locked(&slot).held {
+                Some(held) => held.beat(&place)?,
+                None => return Err(Error::unavailable("nothing is announced")),
             }
-            claim.beat = Instant::now() + self.config.heartbeat;
-        }
+            let next = Instant::now() + heartbeat;
+            *locked(&due) = next;
+            Ok(next)
+        };
+        self.pulse.keep(first, beat).await
     }
 
     async fn update(&self, claim: &mut LocalClaim, instance: &Instance) -> Result<(), Error> {
@@ -281,7 +295,7 @@ impl Announcer for Local {
     async fn release(&self, claim: LocalClaim) -> Result<(), Error> {
         let (slot, place) = (claim.slot, Arc::clone(&self.place));
         let done = spawn_blocking(move || {
-            let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut slot = locked(&slot);
             slot.released = true;
             if let Some(held) = slot.held.take() {
                 held.remove(&place);

@@ -103,7 +103,8 @@ impl<B: Announcer> Keeper<B> {
             }
             Work::Hold => {
                 let Some(claim) = &mut self.claim else { return Some(self.unnoted(&fed.instance)) };
-                let limit = (self.engine.options.healing.ttl / 3).max(LEAST_PAUSE);
+                let options = &self.engine.options;
+                let limit = options.heeds_pauses.then(|| (options.healing.ttl / 3).max(LEAST_PAUSE));
                 tokio::select! {
                     biased;
                     () = changes(wishes, fed) => return None,
@@ -229,14 +230,19 @@ async fn within(
     }
 }
 
-/// Returns after the process stood still for longer than `limit`, with how long it did.
+/// Returns after the process stood still for longer than `limit`, with how long it did; never without a limit.
+///
+/// A pause of that length is seen however seldom it is looked, for it falls between two looks. They are seldom, so that an
+/// idle process stays idle, but leave time for a busy machine to be late: half the limit, and a second where that is more.
 ///
 /// The monotonic clock sees a stopped process; it may not see a suspended machine, the wall clock does.
 /// A wall clock that is merely set costs one needless claim.
-async fn standstill(limit: Duration) -> Duration {
+async fn standstill(limit: Option<Duration>) -> Duration {
+    let Some(limit) = limit else { return std::future::pending().await };
+    let pause = limit.saturating_sub(LEAST_PAUSE).max(limit / 2);
     loop {
         let (before, wall) = (Instant::now(), SystemTime::now());
-        time::sleep(limit / 4).await;
+        time::sleep(pause).await;
         let gap = before.elapsed().max(wall.elapsed().unwrap_or_default());
         if gap > limit {
             return gap;
