@@ -1,17 +1,21 @@
 //! Notices that the files of the configuration have changed, and has them read again.
+//!
+//! On a thread of its own: a look costs one wake-up and no worker of the runtime, and a file system that hangs
+//! holds up nobody. Looks and not events, because what a container mounts reports none.
 
-use std::{sync::Arc, time::Duration};
+use std::{io, sync::Arc, thread, time::Duration};
 
 use meshwork_config::Stamps;
-use meshwork_core::Task;
-use tokio::{select, task, time::sleep};
-use tokio_util::sync::CancellationToken;
+use tokio::runtime::Handle;
 
-use crate::{handle::Shared, wiring::Wiring};
+use crate::{bell::Rung, handle::Shared, wiring::Wiring};
 
-/// How often the files are looked at. They are read when they looked the same twice, so that none is read half
-/// written; a change holds within 1 s.
-const LOOK: Duration = Duration::from_millis(400);
+/// How often the files are looked at while nothing changes. With [`STILL`] a change holds within 1 s.
+const LOOK: Duration = Duration::from_millis(800);
+/// How long changed files must stand still before they are read, so that none is read half written.
+const STILL: Duration = Duration::from_millis(100);
+/// Without files there is nothing to look at, only somebody who may ask.
+const NEVER: Duration = Duration::from_secs(24 * 3600);
 
 /// What was seen of the files.
 struct Looks {
@@ -21,35 +25,58 @@ struct Looks {
     last: Stamps,
 }
 
-/// Follows the files, and whoever asks by [`Shared::ask_reload`], as long as the task lives.
-pub(crate) fn spawn(shared: &Arc<Shared>, wiring: &Arc<Wiring>) -> Task {
-    let (shared, mut looks) = (Arc::clone(shared), Looks::new(wiring.config.stamps()));
-    let end = CancellationToken::new();
-    let handle = tokio::spawn(async move {
-        loop {
-            let asked = select! {
-                () = shared.reload_asked() => true,
-                () = sleep(LOOK), if !looks.read.is_empty() => false,
-            };
-            let Some(now) = look(&looks.read).await else { return };
-            if looks.is_time(now, asked) {
-                // Whatever it came to has been logged.
-                let _reloaded = shared.reload().await;
-            }
-        }
-    });
-    Task::new("configuration", end, handle)
+/// Follows the files, and whoever asks by [`Shared::reload`]'s bell, until it is dropped.
+pub(crate) struct Following(Arc<Shared>);
+
+impl Drop for Following {
+    fn drop(&mut self) {
+        self.0.reload.end();
+    }
 }
 
-/// What the files look like; nothing when the runtime ends.
-async fn look(before: &Stamps) -> Option<Stamps> {
-    let before = before.clone();
-    task::spawn_blocking(move || before.again()).await.ok()
+/// Begins to follow.
+///
+/// # Errors
+/// When there is no thread to be had.
+///
+/// # Panics
+/// Outside a tokio runtime: what is live may be served there.
+pub(crate) fn spawn(shared: &Arc<Shared>, wiring: &Arc<Wiring>) -> io::Result<Following> {
+    let following = Following(Arc::clone(shared));
+    let (shared, wiring, runtime) = (Arc::clone(shared), Arc::clone(wiring), Handle::current());
+    let follow = move || {
+        let _inside = runtime.enter();
+        let mut looks = Looks::new(wiring.config.stamps());
+        loop {
+            let asked = match shared.reload.wait(looks.pause()) {
+                Some(Rung::End) => return,
+                Some(Rung::Called) => true,
+                None => false,
+            };
+            // The stamps are older than what is read: a change in between is seen at the next look.
+            if looks.is_time(looks.read.again(), asked) {
+                // Whatever it came to has been logged.
+                let _reloaded = wiring.reload();
+            }
+        }
+    };
+    // It ends with the guard; nobody waits for it.
+    thread::Builder::new().name("configuration".into()).spawn(follow)?;
+    Ok(following)
 }
 
 impl Looks {
     fn new(read: &Stamps) -> Self {
         Self { read: read.clone(), last: read.clone() }
+    }
+
+    /// How long until the next look.
+    fn pause(&self) -> Duration {
+        match (self.read.is_empty(), self.last == self.read) {
+            (true, _) => NEVER,
+            (false, true) => LOOK,
+            (false, false) => STILL,
+        }
     }
 
     /// Whether the files are to be read now: somebody asked, or they have changed and stand still.

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     RunError,
+    bell::Bell,
     contain::Threads,
     control::Control,
     live::Reloaded,
@@ -36,7 +37,8 @@ pub(crate) struct Shared {
     pub(crate) stalls: Stalls,
     pub(crate) notices: Arc<Board>,
     pub(crate) threads: Threads,
-    reload: Notify,
+    /// Has the configuration read again soon.
+    pub(crate) reload: Bell,
     readiness: Notify,
     bound: Mutex<Vec<SocketAddr>>,
     announced: Mutex<Announced>,
@@ -124,7 +126,7 @@ impl Shared {
             tasks: Statuses::default(),
             stalls: Stalls::default(),
             threads: Threads::default(),
-            reload: Notify::new(),
+            reload: Bell::default(),
             readiness: Notify::new(),
             bound: Mutex::default(),
             announced: Mutex::default(),
@@ -223,16 +225,6 @@ impl Shared {
     /// Waits until the readiness of a part was set. Cancel-safe: what was set is not lost.
     pub(crate) async fn readiness_changed(&self) {
         self.readiness.notified().await;
-    }
-
-    /// Has the configuration read again soon.
-    pub(crate) fn ask_reload(&self) {
-        self.reload.notify_one();
-    }
-
-    /// Waits until somebody asked for it. Cancel-safe: what was asked is not lost.
-    pub(crate) async fn reload_asked(&self) {
-        self.reload.notified().await;
     }
 
     /// Reads the configuration again. Dropping the future does not stop it.

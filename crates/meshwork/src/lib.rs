@@ -28,6 +28,7 @@ mod app;
 mod args;
 mod assemble;
 mod banner;
+mod bell;
 mod bind;
 mod channels;
 mod check;

@@ -54,7 +54,7 @@ impl Signals {
         loop {
             match self.next(had_terminal).await {
                 Asked::Stop(name, number) => return (name, number),
-                Asked::Reload => shared.ask_reload(),
+                Asked::Reload => shared.reload.call(),
             }
         }
     }

@@ -22,7 +22,8 @@ use crate::{
     bind::{self, Bound, Listening, Origin},
     check::Check,
     component::Components,
-    drift, follow,
+    drift,
+    follow::{self, Following},
     handle::Shared,
     handover::{Handover, Socket},
     hooks::Hook,
@@ -34,7 +35,7 @@ use crate::{
 pub(crate) struct Running {
     pub(crate) serving: Option<Serving>,
     /// Follows the configuration: ends as soon as it leaves.
-    pub(crate) configuration: Task,
+    pub(crate) configuration: Following,
     /// Announces and withdraws as the readiness says: must have ended before it leaves.
     pub(crate) readiness: Option<Task>,
     /// Hands notices to the webhook: ends last, with a budget of its own.
@@ -62,7 +63,7 @@ struct Prepared {
     /// Served by somebody else, or waiting, until we are ready.
     later: Vec<Bound>,
     handover: Option<(Handover, Vec<Socket>)>,
-    configuration: Task,
+    configuration: Following,
     webhook: Task,
     /// The board, and the checks.
     watchers: Vec<Task>,
@@ -182,7 +183,8 @@ impl<'a> Start<'a> {
         components: &mut Components,
     ) -> Result<Prepared, RunError> {
         let (shared, wiring) = (self.shared, self.wiring);
-        let configuration = follow::spawn(shared, wiring);
+        self.begins("following the configuration");
+        let configuration = follow::spawn(shared, wiring).map_err(|e| self.failed(e))?;
         let webhook = wiring.webhook.spawn(&shared.notices);
         let mut watchers = vec![shared.notices.spawn()];
         let Listening { bound, handover } =
