@@ -10,9 +10,11 @@ mod duel;
 mod fleet;
 mod grpc;
 mod h1;
+mod life;
 mod p1;
 mod p10;
 mod p2;
+mod p4;
 mod p5;
 mod p6;
 mod p7;
@@ -33,13 +35,16 @@ use crate::verdict::{Mode, Verdict};
 const USAGE: &str = "usage: bench NAME [--quick]
   P1   pick + record against tower's p2c with peak-EWMA
   P2   a unary gRPC call over our Channel against tonic's
+  P4   a server that is an App against raw axum and tonic
   P5   one change in, picker stored, against copying a Vec<Arc>
   P6   from a put in etcd to the first answer of the new instance
   P7   memory per endpoint, and what watching 1 000 services costs
   P8   one slow node of eleven: p99 against round robin and tower
   P9   how far shared machines can be loaded until a call misses its deadline
   P10  retry, hedging and limits against plain: their cost and their use
-  H1   HTTP/1.1 against hyper-util's client and reqwest";
+  H1   HTTP/1.1 against hyper-util's client and reqwest
+  START  from spawn to serving, on each registry
+  IDLE   memory, context switches and CPU of a service nobody calls, on each registry";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -52,6 +57,7 @@ fn main() -> ExitCode {
     let measured = match (name.to_ascii_uppercase().as_str(), rest) {
         ("P1", []) => p1::run(mode),
         ("P2", []) => p2::run(mode),
+        ("P4", []) => p4::run(mode),
         ("P5", []) => p5::run(mode),
         ("P6", []) => p6::run(mode),
         ("P7", []) => p7::run(mode),
@@ -59,6 +65,8 @@ fn main() -> ExitCode {
         ("P9", []) => p9::run(mode),
         ("P10", []) => p10::run(mode),
         ("H1", []) => h1::run(mode),
+        ("START", []) => life::start(mode),
+        ("IDLE", []) => life::idle(mode),
         _ => return part(name, rest),
     };
     measured.unwrap_or_else(|error| Verdict::unusable(format!("{name}: {error}"))).tell()
@@ -72,6 +80,10 @@ fn part(role: &str, args: &[&str]) -> ExitCode {
         ("grpc-ours", addrs) => grpc::client(grpc::Kind::Ours, addrs),
         ("grpc-full", addrs) => grpc::client(grpc::Kind::Full, addrs),
         ("grpc-tonic", addrs) => grpc::client(grpc::Kind::Tonic, addrs),
+        ("p4-ours", []) => p4::server(p4::Kind::Ours),
+        ("p4-axum", []) => p4::server(p4::Kind::Axum),
+        ("p4-tonic", []) => p4::server(p4::Kind::Tonic),
+        ("p4-http", [addr]) => p4::client(addr),
         ("p10-server", []) => p10::server(),
         ("h1-server", []) => h1::server(),
         ("h1-ours", [addr]) => h1::client(h1::Kind::Ours, addr),

@@ -22,12 +22,17 @@ fn quick(name: &str) {
 
 #[test]
 fn every_experiment_without_a_registry_runs_to_its_line() {
-    ["P1", "P2", "P5", "P8", "P9", "P10", "H1"].into_iter().for_each(quick);
+    ["P1", "P2", "P4", "P5", "P8", "P9", "P10", "H1"].into_iter().for_each(quick);
 }
 
 #[test]
 fn every_experiment_on_etcd_runs_to_its_line() {
     ["P6", "P7"].into_iter().for_each(quick);
+}
+
+#[test]
+fn every_experiment_on_all_registries_runs_to_its_line() {
+    ["START", "IDLE"].into_iter().for_each(quick);
 }
 
 #[test]

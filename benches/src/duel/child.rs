@@ -8,7 +8,7 @@ use std::{
 
 use meshwork_core::BoxError;
 
-use super::{Figures, Order};
+use super::{Figures, Order, Slice};
 
 pub(crate) struct Child {
     process: process::Child,
@@ -45,9 +45,10 @@ impl Child {
         input.flush()?;
         self.read()
     }
+}
 
-    /// Has it make the calls of an order.
-    pub(crate) fn slice(&mut self, order: Order) -> Result<Figures, BoxError> {
+impl Slice for Child {
+    fn slice(&mut self, order: Order) -> Result<Figures, BoxError> {
         let line = self.ask(&format!("{} {} {}", order.concurrency, order.calls, order.bytes))?;
         let words: Vec<&str> = line.split(' ').collect();
         let [cpu, elapsed, connections] = words[..] else {

@@ -71,10 +71,16 @@ pub(crate) struct Outcome {
     pub(crate) connections: [usize; 2],
 }
 
+/// One side of a duel.
+pub(crate) trait Slice {
+    /// Has it do the calls of an order, and says what they cost it.
+    fn slice(&mut self, order: Order) -> Result<Figures, BoxError>;
+}
+
 /// All rounds of one order. The first one warms up.
-pub(crate) fn fight(
-    ours: &mut Child,
-    peer: &mut Child,
+pub(crate) fn fight<S: Slice>(
+    ours: &mut S,
+    peer: &mut S,
     order: Order,
     mode: Mode,
 ) -> Result<Outcome, BoxError> {

@@ -34,7 +34,7 @@ impl Payload {
 
 /// The server's side.
 #[derive(Clone)]
-pub(super) struct Echo;
+pub(crate) struct Echo;
 
 impl NamedService for Echo {
     const NAME: &'static str = "bench.Echo";

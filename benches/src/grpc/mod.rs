@@ -6,5 +6,6 @@ mod server;
 
 pub(crate) use self::{
     client::{Kind, run as client},
+    echo::Echo,
     server::run as server,
 };
