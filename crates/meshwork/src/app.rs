@@ -242,7 +242,7 @@ impl App {
     ///
     /// Pages of other origins are let in by a layer: `CorsLayer` of tower-http, which must allow the headers
     /// `content-type`, `x-grpc-web` and `grpc-timeout` and expose `grpc-status` and `grpc-message`
-    /// (`examples/grpc_web.rs` of this crate).
+    /// (`examples/orders/src/bin/browser.rs`). Answers of the server itself, refusals among them, have none of a layer's headers.
     pub fn grpc_web(mut self) -> Self {
         self.services = self.services.grpc_web();
         self

@@ -89,7 +89,9 @@ pub(crate) fn answer(answer: Response<body::Body>, web: Option<Web>) -> Response
     };
     let content_type = HeaderValue::try_from(format!("{}{rest}", web.answer.content_type()));
     let (mut head, body) = answer.into_parts();
-    head.headers.extend(content_type.ok().map(|content_type| (CONTENT_TYPE, content_type)));
+    if let Ok(content_type) = content_type {
+        head.headers.insert(CONTENT_TYPE, content_type);
+    }
     Response::from_parts(head, Body { body, encoding: Some(web.answer) })
 }
 

@@ -11,3 +11,6 @@ pub mod users {
 pub mod orders {
     tonic::include_proto!("orders.v1");
 }
+
+/// What [`meshwork::App::reflection`] tells of them.
+pub const DESCRIPTORS: &[u8] = tonic::include_file_descriptor_set!("descriptors");

@@ -26,7 +26,9 @@ async fn main() -> Result<(), BoxError> {
     let app = App::new().with_build(meshwork::build_info!());
     let users = app.channel("users");
     let http = Router::new().route("/orders/{id}", get(order)).with_state(users.clone());
-    app.http(http).grpc(OrdersServer::new(Book { users })).serve().await?;
+    // `grpcurl -plaintext localhost:<port> describe orders.v1.Orders`; in dev only, unless the configuration asks for it.
+    let app = app.http(http).grpc(OrdersServer::new(Book { users })).reflection(orders::DESCRIPTORS);
+    app.serve().await?;
     Ok(())
 }
 

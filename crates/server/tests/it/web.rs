@@ -94,6 +94,7 @@ async fn unary_calls_and_streams_are_answered_with_their_trailers_in_the_body() 
     let (head, body) = ask(&fixture, &call("Unary", BINARY, &framed("hello"))).await;
     assert!(head.starts_with("HTTP/1.1 200"), "{head}");
     assert!(head.contains("content-type: application/grpc-web+proto"), "{head}");
+    assert_eq!(head.matches("content-type:").count(), 1, "{head}");
     assert_eq!(parts(&body), (vec!["hello".to_owned()], "grpc-status:0\r\n".to_owned()));
     let (_, body) = ask(&fixture, &call("Server", BINARY, &framed("a b c"))).await;
     assert_eq!(parts(&body).0, ["a", "b", "c"]);
