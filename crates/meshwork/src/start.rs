@@ -44,8 +44,6 @@ pub(crate) struct Running {
     pub(crate) watchers: Vec<Task>,
     /// Offers the listeners to a successor, as long as it lives.
     pub(crate) offer: Option<Task>,
-    /// Whether the listeners are somebody's who keeps them for the next process.
-    pub(crate) kept: bool,
 }
 
 /// One start: what is under way, and until when it must be done.
@@ -147,7 +145,6 @@ impl<'a> Start<'a> {
         }
         watchers.push(self.shared.stalls.spawn());
         self.shared.health.set_serving(true);
-        let kept = later.iter().any(|bound| bound.origin == Origin::Kept);
         let serving = serving.map(|serving| later.into_iter().fold(serving, serve));
         let offer = match (handover, &serving) {
             (Some((handover, sockets)), Some(serving)) => {
@@ -155,7 +152,7 @@ impl<'a> Start<'a> {
             }
             _ => None,
         };
-        Ok(Running { serving, configuration, readiness, webhook, watchers, offer, kept })
+        Ok(Running { serving, configuration, readiness, webhook, watchers, offer })
     }
 
     /// Starts the components, one after the other.

@@ -5,7 +5,7 @@ use std::{collections::VecDeque, future::ready, sync::Arc, time::Duration};
 use futures_util::future::{join, join_all};
 use meshwork_client::Channel;
 use meshwork_core::{ErrorChain, Phase};
-use meshwork_server::{DrainReport, Serving};
+use meshwork_server::DrainReport;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use crate::{
@@ -23,8 +23,6 @@ use crate::{
 
 /// What hooks get together even when the drain has used up its deadline.
 const LAST_BREATH: Duration = Duration::from_millis(200);
-/// How long who is accepted last has for the request, where the next who connects meets the next process.
-const LAST_WORDS: Duration = Duration::from_millis(500);
 /// What notices that still wait for the webhook get.
 const LAST_NOTICES: Duration = Duration::from_millis(500);
 /// What the registry may not take away from the drain.
@@ -59,7 +57,7 @@ pub(crate) async fn leave(
     mut losses: Losses,
 ) -> Report {
     let Life { running, tasks, on_stop, components, spare, on_serving } = life;
-    let Running { serving, configuration, readiness, webhook, watchers: _watchers, offer, kept } = running;
+    let Running { serving, configuration, readiness, webhook, watchers: _watchers, offer } = running;
     let drain = wiring.config.drain();
     let (settled, deadline) = (stop.since + drain.settle, stop.since + drain.deadline - spare);
     tracing::info!(cause = %stop.cause, settle = ?drain.settle, deadline = ?drain.deadline, "stopping");
@@ -80,11 +78,6 @@ pub(crate) async fn leave(
     if announced || serving.is_some() {
         // Others need a moment to notice, also those whom somebody else has told of this process: a platform, a
         // load balancer, a list. What they still send is served.
-        if kept && let Some(listeners) = serving.as_ref().map(Serving::listeners) {
-            // Whoever comes now is the next process's; who came last still says what he wants.
-            sleep_until(settled - LAST_WORDS.min(drain.settle / 2)).await;
-            listeners.close();
-        }
         sleep_until(settled).await;
     }
     // Not sooner: a successor may begin while we settle. Not later: a socket that nobody serves must not listen.

@@ -15,7 +15,7 @@ const GOODBYE_HTTP2: Duration = Duration::from_secs(3);
 
 /// How long, from its acceptance, a connection that is silent when the drain begins has for its first words: its peer
 /// connected while we still listened, and its request is on the way.
-pub(crate) const FIRST_WORDS: Duration = Duration::from_millis(250);
+pub(crate) const FIRST_WORDS: Duration = Duration::from_millis(500);
 
 /// What to do with a connection now.
 #[derive(Debug, PartialEq, Eq)]

@@ -134,9 +134,9 @@ impl Serving {
     /// Closes the listeners, says goodbye on all connections, and waits for what is in flight.
     ///
     /// Half prefaces and idle connections close at once, silent sockets too, except that who connected just before
-    /// has 250 ms for a first request; server-sent events end; a WebSocket is told 1001. Shortly before `deadline` gRPC streams that are still open end with UNAVAILABLE, and
-    /// so do handlers that have not answered (503 in HTTP), both with `meshwork-ended: draining`; at `deadline`
-    /// whatever is left is cut and reported.
+    /// has 500 ms for a first request; server-sent events end; a WebSocket is told 1001. Shortly before `deadline`
+    /// gRPC streams that are still open end with UNAVAILABLE, and so do handlers that have not answered (503 in
+    /// HTTP), both with `meshwork-ended: draining`; at `deadline` whatever is left is cut and reported.
     /// New requests on old connections are refused as `meshwork-refused: draining`, except that those of
     /// foreign callers are still served in the first second, while they cannot know better.
     ///

@@ -46,7 +46,7 @@ async fn serve(role: &str) -> ExitCode {
             println!("hook blocks");
             thread::sleep(Duration::MAX);
         }),
-        // Who is accepted last says what he wants within the settle, on a slow machine too.
+        // Callers come and go all the while.
         "busy" => app.with_config("[drain]\nsettle = \"1s\"\ndeadline = \"10s\""),
         "cold" => app.warm_up(|_| async { Err::<(), _>("no cache") }),
         "frozen" => app.warm_up(|_| async {
