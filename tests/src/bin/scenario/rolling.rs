@@ -20,7 +20,7 @@ use meshwork_tests::{
     residue::Residue,
 };
 
-use self::{handed::Hand, registry::Registry, stage::Stage, strangers::Stranger};
+use self::{registry::Registry, stage::Stage};
 use crate::caller::nothing_left;
 
 pub(crate) async fn play(actor: &Path, length: Length, judge: &mut Judge) -> Result<()> {
@@ -38,10 +38,8 @@ pub(crate) async fn play(actor: &Path, length: Length, judge: &mut Judge) -> Res
     offered::fresh_connections(&stage, judge).await?;
     offered::listed_for_ours(&stage, judge).await?;
     offered::listed_for_others(&stage, judge).await?;
-    for stranger in [Stranger::Tonic, Stranger::TonicShared, Stranger::Curl, Stranger::Wrk] {
-        for hand in [Hand::Supervisor, Hand::Predecessor] {
-            handed::handed_over(&stage, stranger, hand, judge).await?;
-        }
+    for (stranger, hand) in handed::pairs(&stage) {
+        handed::handed_over(&stage, stranger, hand, judge).await?;
     }
     handed::curl_of_five(&stage, judge).await?;
     judge.begin("the rest: what is left");

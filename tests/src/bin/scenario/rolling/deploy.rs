@@ -42,7 +42,7 @@ pub(super) async fn deploy(
     judge: &mut Judge,
 ) -> Result<()> {
     judge.begin(format!("{registry}, {kind}, {} ms", delay.as_millis()));
-    let mut plan = stage.plan(delay);
+    let mut plan = stage.plan(registry.told_within(delay));
     if kind == Kind::GrpcTls {
         plan = stage.certificates.shown_by(plan);
     }

@@ -29,6 +29,15 @@ pub(super) enum Hand {
     Predecessor,
 }
 
+/// Who asks, and who keeps the socket meanwhile.
+pub(super) fn pairs(stage: &Stage<'_>) -> Vec<(Stranger, Hand)> {
+    let strangers = [Stranger::Tonic, Stranger::TonicShared, Stranger::Curl, Stranger::Wrk];
+    let hands = [Hand::Supervisor, Hand::Predecessor];
+    let all: Vec<_> = strangers.into_iter().flat_map(|who| hands.map(|hand| (who, hand))).collect();
+    let some = [(Stranger::TonicShared, Hand::Supervisor), (Stranger::Wrk, Hand::Predecessor)];
+    stage.length.pick(some.to_vec(), all.clone(), all)
+}
+
 /// One socket, and the processes that serve it in turn.
 struct Relay<'a> {
     actor: &'a Path,

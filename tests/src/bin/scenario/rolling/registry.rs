@@ -59,6 +59,15 @@ impl Registry {
         })
     }
 
+    /// When a client has heard of a change at the latest, over a link that is late by `delay`.
+    pub(super) fn told_within(&self, delay: Duration) -> Duration {
+        match self {
+            // An answer that is on its way does not have it; the next one does.
+            Self::Consul(_) => delay * 2,
+            Self::Etcd(_) | Self::Local(_) => delay,
+        }
+    }
+
     /// A process of this plan announces itself here.
     pub(super) fn announced_here(&self, plan: Plan) -> Plan {
         match self {
