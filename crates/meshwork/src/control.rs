@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use meshwork_core::Phase;
+use meshwork_server::Health;
 use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -13,6 +14,8 @@ pub(crate) struct Control {
     wish: Arc<watch::Sender<Option<Stop>>>,
     stopping: CancellationToken,
     draining: CancellationToken,
+    /// Tells the phase to whoever asks over the network.
+    health: Health,
 }
 
 /// The wish to stop: why, and since when; the first one counts.
@@ -25,8 +28,10 @@ pub(crate) struct Stop {
 }
 
 impl Control {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(health: Health) -> Self {
+        health.set_phase(Phase::Starting);
         Self {
+            health,
             phase: Arc::new(watch::Sender::new(Phase::Starting)),
             wish: Arc::new(watch::Sender::new(None)),
             stopping: CancellationToken::new(),
@@ -53,6 +58,7 @@ impl Control {
         });
         if entered {
             tracing::info!(%phase, "phase");
+            self.health.set_phase(phase);
             if phase >= Phase::Draining {
                 self.draining.cancel();
             }
@@ -105,7 +111,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_first_wish_counts_and_phases_never_go_back() {
-        let control = Control::new();
+        let control = Control::new(Health::new());
         control.stop("SIGTERM");
         control.stop("handle");
         assert_eq!(&*control.asked().await.cause, "SIGTERM");

@@ -117,12 +117,12 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Shared {
     pub(crate) fn new() -> Self {
-        let notices = Arc::new(Board::new());
+        let (notices, health) = (Arc::new(Board::new()), Health::new());
         Self {
             lazy: Lazy::new(Arc::clone(&notices)),
             notices,
-            control: Control::new(),
-            health: Health::new(),
+            control: Control::new(health.clone()),
+            health,
             tasks: Statuses::default(),
             stalls: Stalls::default(),
             threads: Threads::default(),

@@ -6,13 +6,14 @@ use std::{
     sync::Arc,
 };
 
+use meshwork_core::Phase;
 use serde_json::json;
 use tokio::sync::watch;
 
 /// Whether the process and its services may be called. Clones share one state.
 ///
 /// `GET /.meshwork/health` answers 200 while the process lives; `GET /.meshwork/ready` answers 200 or 503
-/// and names what is not ready; `grpc.health.v1.Health` answers `Check` and `Watch`, for `""` and for each
+/// and names what is not ready, and the phase of its App; `grpc.health.v1.Health` answers `Check`, `Watch` and `List`, for `""` and for each
 /// service known by name. Nothing is ready before the first [`set_serving`](Self::set_serving).
 ///
 /// ```
@@ -31,6 +32,7 @@ pub struct Health(Arc<watch::Sender<State>>);
 #[derive(Debug, Default)]
 pub(crate) struct State {
     serving: bool,
+    phase: Option<Phase>,
     services: BTreeMap<Box<str>, bool>,
     missing: BTreeSet<Box<str>>,
 }
@@ -44,6 +46,11 @@ impl Health {
     /// Whether the process as a whole takes calls: true once it is announced, false when it leaves.
     pub fn set_serving(&self, serving: bool) {
         self.0.send_modify(|state| state.serving = serving);
+    }
+
+    /// The phase of the App, as the answer to `/.meshwork/ready` has it. Says nothing of readiness by itself.
+    pub fn set_phase(&self, phase: Phase) {
+        self.0.send_modify(|state| state.phase = Some(phase));
     }
 
     /// Makes a gRPC service known, and says whether it serves. It counts as not serving while the process
@@ -98,6 +105,13 @@ impl Health {
         });
     }
 
+    /// Every service known and whether it serves, with `""` for the process.
+    pub(crate) fn services(&self) -> Vec<(String, bool)> {
+        let state = self.0.borrow();
+        let names = std::iter::once("").chain(state.services.keys().map(|name| &**name));
+        names.filter_map(|name| Some((name.to_owned(), state.serves(name)?))).collect()
+    }
+
     /// For `Watch`.
     pub(crate) fn subscribe(&self) -> watch::Receiver<State> {
         self.0.subscribe()
@@ -107,7 +121,10 @@ impl Health {
     pub(crate) fn ready_json(&self) -> (bool, String) {
         let state = self.0.borrow();
         let missing: Vec<&str> = state.missing.iter().map(|part| &**part).collect();
-        let body = json!({ "ready": state.is_ready(), "serving": state.serving, "not_ready": missing });
+        let mut body = json!({ "ready": state.is_ready(), "serving": state.serving, "not_ready": missing });
+        if let Some(phase) = state.phase {
+            body["phase"] = phase.as_str().into();
+        }
         (state.is_ready(), body.to_string())
     }
 }

@@ -13,14 +13,16 @@ use tonic_health::pb::{
     health_server::{Health as Service, HealthServer},
 };
 
-use crate::{Health, health::State};
+use crate::{Health, health::State, health_list};
 
 /// How the paths of the service begin.
 pub(crate) const PREFIX: &str = "/grpc.health.v1.Health/";
 
 /// The service, ready to be called. Its watches end when `draining` is cancelled.
 pub(crate) fn router(health: Health, draining: CancellationToken) -> Router {
-    Routes::new(HealthServer::new(Answers { health, draining })).into_axum_router().with_state(())
+    let list = health_list::route(health.clone());
+    let router = Routes::new(HealthServer::new(Answers { health, draining })).into_axum_router();
+    router.route(health_list::PATH, list).with_state(())
 }
 
 struct Answers {

@@ -18,6 +18,7 @@ mod handover;
 mod handshake;
 mod health;
 mod health_grpc;
+mod health_list;
 mod identity;
 mod in_process;
 mod inbound;

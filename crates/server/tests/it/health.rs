@@ -7,7 +7,8 @@ use meshwork_server::Services;
 use tokio::time;
 use tonic::{Code, Request, client::Grpc, transport::Channel};
 use tonic_health::pb::{
-    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+    HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus,
+    health_client::HealthClient,
 };
 use tonic_prost::ProstCodec;
 
@@ -53,6 +54,35 @@ async fn grpc_health_knows_the_process_and_its_services() {
     assert_eq!(client.check(of("")).await.unwrap().into_inner().status(), ServingStatus::Serving);
     fixture.health.set_serving(false);
     assert_eq!(client.check(of("")).await.unwrap().into_inner().status(), ServingStatus::NotServing);
+}
+
+/// The answer to `List`, as the protocol has it.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Listed {
+    #[prost(map = "string, message", tag = "1")]
+    statuses: std::collections::HashMap<String, HealthCheckResponse>,
+}
+
+#[tokio::test]
+async fn grpc_health_lists_the_process_and_its_services() {
+    let fixture = start(Services::new().grpc_service(Echo)).await;
+    fixture.health.set_service("test.Echo", false);
+    let channel = Channel::from_shared(format!("http://{}", fixture.addr)).unwrap().connect().await.unwrap();
+    let list = async || {
+        let mut grpc = Grpc::new(channel.clone());
+        grpc.ready().await.unwrap();
+        let path = PathAndQuery::from_static("/grpc.health.v1.Health/List");
+        let codec = ProstCodec::<(), Listed>::default();
+        let answer = grpc.unary(Request::new(()), path, codec).await.unwrap().into_inner();
+        let mut all: Vec<_> = answer.statuses.iter().map(|(name, is)| (name.clone(), is.status())).collect();
+        all.sort();
+        all
+    };
+    let of = |name: &str, is| (name.to_owned(), is);
+    assert_eq!(list().await, [of("", ServingStatus::Serving), of("test.Echo", ServingStatus::NotServing)]);
+    fixture.health.set_service("test.Echo", true);
+    fixture.health.set_serving(false);
+    assert_eq!(list().await, [of("", ServingStatus::NotServing), of("test.Echo", ServingStatus::NotServing)]);
 }
 
 #[tokio::test]
