@@ -310,6 +310,8 @@ async fn run_at_times(name: Arc<str>, schedule: Schedule, code: Code, record: Re
     loop {
         let is_free = runs.len() < schedule.at_once();
         select! {
+            // A run that is due when it is to stop does not begin.
+            biased;
             () = stopping.cancelled() => break,
             Some(ended) = runs.join_next(), if !runs.is_empty() => {
                 record.ended(&name, &judged(ended));

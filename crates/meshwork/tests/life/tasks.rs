@@ -128,6 +128,28 @@ async fn no_run_overlaps_the_one_before_and_none_begins_after_the_stop() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn runs_overlap_where_that_was_asked_for_and_those_that_do_not_end_are_cut_by_name() {
+    let every = Schedule::every(Duration::from_millis(5)).overlap(3);
+    let under_way = Arc::new(AtomicUsize::new(0));
+    let begun = Arc::clone(&under_way);
+    let app = app(&Memory::new()).with_config("[drain]\ndeadline = \"1500ms\"").schedule(
+        "sweep",
+        every,
+        move |_| {
+            begun.fetch_add(1, SeqCst);
+            pending::<()>()
+        },
+    );
+    let running = Running::start(app).await;
+    let handle = running.handle.clone();
+    eventually("times pass while three are under way", || status(&handle, "sweep").missed >= 3).await;
+    let report = running.stop().await;
+    assert_eq!((under_way.load(SeqCst), status(&handle, "sweep").starts), (3, 3));
+    assert_eq!((report.code(), report.cut.len()), (6, 1), "{report}");
+    assert!(report.cut[0].contains("task `sweep`"), "{report}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_run_that_panics_is_counted_and_the_next_one_comes() {
     let app = app(&Memory::new())
         .schedule("sweep", Schedule::every(Duration::from_millis(10)), |_| async { falls("no broom") });
