@@ -2,12 +2,16 @@
 #![expect(clippy::unwrap_used, reason = "what fails here fails its test")]
 
 mod calls;
+mod drift;
 mod exits;
 mod lifecycle;
 mod mistakes;
+mod notices;
+mod phases;
 mod registries;
 mod registry_away;
 mod reload;
 mod rig;
 mod services;
 mod ten_lines;
+mod updates;
