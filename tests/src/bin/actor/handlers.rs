@@ -1,9 +1,10 @@
 //! The HTTP side.
 
-use std::sync::Arc;
+use std::{convert::Infallible, iter, sync::Arc};
 
 use axum::{
     Json, Router,
+    body::Body,
     extract::State,
     http::{HeaderMap, StatusCode},
     routing::{get, post},
@@ -24,6 +25,7 @@ pub(crate) fn router(conduct: Arc<Conduct>) -> Router {
         .route("/behave", post(behave))
         .route("/served", get(served))
         .route("/hang", get(hang))
+        .route("/flood", get(flood))
         .route("/headers", get(headers))
         .with_state(conduct)
 }
@@ -41,6 +43,11 @@ async fn behave(State(conduct): Shared, Json(behaviour): Json<Behaviour>) {
 
 async fn served(State(conduct): Shared) -> Json<Served> {
     Json(conduct.served())
+}
+
+/// An answer without an end.
+async fn flood() -> Body {
+    Body::from_stream(tokio_stream::iter(iter::repeat_with(|| Ok::<_, Infallible>(vec![0; 64 * 1024]))))
 }
 
 async fn headers(headers: HeaderMap) -> Json<Value> {

@@ -4,6 +4,7 @@
 //! codes. Everything else is configuration: `MESHWORK__*` for the framework, `ACTOR_*` for the parts below.
 
 mod handlers;
+mod sleeps;
 
 use std::{env, process::ExitCode, sync::Arc};
 
@@ -51,7 +52,7 @@ async fn provider(app: App, conduct: &Conduct) -> ExitCode {
         let id = handle.instance().map(|instance| instance.id.to_string()).unwrap_or_default();
         Event::Ready(Ready { addrs: handle.local_addrs(), id, pid: std::process::id() }).say();
     });
-    match app.serve().await {
+    match sleeps::added(app).serve().await {
         Ok(report) => {
             Event::Stopped(Stopped {
                 code: report.code(),

@@ -19,6 +19,7 @@ mod fleet;
 mod frozen;
 mod hole;
 mod refused;
+mod registry;
 mod roles;
 mod rolling;
 mod slow;
@@ -95,7 +96,7 @@ const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         number: 12,
-        what: "drain with open streams, a hung handler, silent sockets, a second SIGTERM",
+        what: "drain with open streams, hung handlers and hooks, silent and deaf peers, a second SIGTERM",
         play: |actor, length, judge| Box::pin(drain::play(actor, length, judge)),
     },
     Scenario {

@@ -7,7 +7,6 @@ mod handed;
 mod line;
 mod offered;
 mod platform;
-mod registry;
 mod sight;
 mod stage;
 mod strangers;
@@ -20,8 +19,8 @@ use meshwork_tests::{
     residue::Residue,
 };
 
-use self::{registry::Registry, stage::Stage};
-use crate::caller::nothing_left;
+use self::stage::Stage;
+use crate::{caller::nothing_left, registry::Registry};
 
 pub(crate) async fn play(actor: &Path, length: Length, judge: &mut Judge) -> Result<()> {
     let stage = Stage::new(actor, length)?;

@@ -22,6 +22,33 @@ async fn a_mistake_in_the_configuration_is_2() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn deadlines_that_leave_no_time_are_2_and_say_which_key_to_change() {
+    let cases = [
+        (&[("drain.deadline", "0s")][..], "MESHWORK__DRAIN__DEADLINE", "make the deadline 1s 200ms or more"),
+        (&[("drain.deadline", "-5s")], "MESHWORK__DRAIN__DEADLINE", "`-5s` is no duration"),
+        (&[("drain.settle", "-1s")], "MESHWORK__DRAIN__SETTLE", "`-1s` is no duration"),
+        (
+            &[("drain.settle", "4s"), ("drain.deadline", "4999ms")],
+            "MESHWORK__DRAIN__DEADLINE",
+            "make the deadline 5s or more",
+        ),
+        (&[("drain.settle", "1m")], "MESHWORK__DRAIN__SETTLE", "make the deadline 1m 1s or more"),
+        (&[("service.start_timeout", "0s")], "MESHWORK__SERVICE__START_TIMEOUT", "start_timeout"),
+        (&[("server.max_stream_age", "0s")], "MESHWORK__SERVER__MAX_STREAM_AGE", "max_stream_age"),
+    ];
+    for (settings, variable, hint) in cases {
+        let plan = settings.iter().fold(alone(), |plan, (key, value)| plan.config(key, *value));
+        let (code, said) = ended(&plan.launch(actor()).unwrap()).await;
+        assert_eq!(code, Some(2), "{said}");
+        assert!(said.contains(variable) && said.contains(hint), "{settings:?}: {said}");
+    }
+    // The least there can be.
+    let plan = Plan::provider().config("registry.use", "none");
+    let plan = plan.config("drain.settle", "0s").config("drain.deadline", "1s");
+    assert_eq!(plan.start(actor()).await.unwrap().stop(LIMIT).await.unwrap().code, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_port_in_use_is_3_and_names_its_owner() {
     let port = port();
     let owner = Plan::provider().config("registry.use", "none").on(&port).start(actor()).await.unwrap();

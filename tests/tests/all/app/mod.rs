@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "what fails here fails its test")]
 
 mod calls;
+mod clock;
 mod drift;
 mod exits;
 mod lifecycle;
@@ -12,6 +13,7 @@ mod registries;
 mod registry_away;
 mod reload;
 mod rig;
+mod rotation;
 mod services;
 mod ten_lines;
 mod updates;

@@ -1,9 +1,20 @@
 //! A registry that is away, or is none.
 
 use axum::{Router, routing::get};
-use meshwork_testkit::{etcd::Etcd, truth::eventually};
-use meshwork_tests::{SERVICE, http1, provider::Plan, records};
-use tokio::net::TcpListener;
+use std::{net::SocketAddr, time::Duration};
+
+use meshwork_testkit::{
+    consul::Consul,
+    etcd::Etcd,
+    proxy::{FaultProxy, Toward},
+    truth::eventually,
+};
+use meshwork_tests::{
+    SERVICE, http1,
+    provider::{Plan, Provider},
+    records,
+};
+use tokio::{net::TcpListener, time::Instant};
 
 use super::rig::{LIMIT, actor, ended};
 
@@ -63,6 +74,80 @@ async fn a_provider_outlives_its_registry() {
     let stopped = provider.stop(LIMIT).await.unwrap();
     assert_eq!(stopped.code, 0, "{stopped:?}");
     assert!(stopped.faults.iter().any(|fault| fault.contains("deregistration")), "{stopped:?}");
+}
+
+/// How long calls are served after the signal in the tests below, as by default outside of development. The registry
+/// has less, so that whatever it does the exit is not later.
+const SETTLE: Duration = Duration::from_secs(3);
+
+/// What comes and goes through `proxy` disappears.
+async fn behind(upstream: SocketAddr) -> FaultProxy {
+    FaultProxy::start(upstream).await.unwrap()
+}
+
+/// Stops providers whose registry does not answer any more: no later than one that does.
+async fn stop_without_an_answer(providers: Vec<Provider>) {
+    let began = Instant::now();
+    providers.iter().for_each(|provider| provider.process().terminate());
+    for provider in providers {
+        let stopped = provider.stopped(LIMIT).await.unwrap();
+        // Nothing of it was a call's fault.
+        assert_eq!(stopped.code, 0, "{stopped:?}");
+        assert!(stopped.faults.iter().any(|fault| fault.contains("deregistration")), "{stopped:?}");
+        println!("stopped after {} ms, settling takes {SETTLE:?}", stopped.took_ms);
+        assert!(
+            Duration::from_millis(stopped.took_ms) < SETTLE + Duration::from_millis(1_500),
+            "{stopped:?}"
+        );
+    }
+    assert!(began.elapsed() < SETTLE * 3, "{:?}", began.elapsed());
+}
+
+/// Starts one whose registry cannot be reached while it announces itself, and asks it to stop.
+async fn stop_while_announcing(plan: Plan, proxy: &FaultProxy) {
+    let seen = proxy.traffic().connections;
+    let process = plan.config("registry.start_timeout", "1m").launch(actor()).unwrap();
+    let dials = || async { proxy.traffic().connections > seen };
+    eventually(LIMIT, "it dials its registry", dials).await.unwrap();
+    let began = Instant::now();
+    process.terminate();
+    let (code, said) = ended(&process).await;
+    assert_eq!(code, Some(0), "{said}");
+    assert!(began.elapsed() < SETTLE * 3, "{:?}", began.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_etcd_that_is_frozen_or_black_holed_does_not_delay_the_exit() {
+    let etcd = Etcd::single().start().await.unwrap();
+    let proxy = behind(etcd.member(0).addr()).await;
+    let settling = |plan: Plan| plan.config("drain.settle", format!("{}s", SETTLE.as_secs()));
+    let through = settling(Plan::provider().etcd(&[proxy.url()]));
+    let holed = vec![through.start(actor()).await.unwrap()];
+    let straight = settling(Plan::provider().etcd(&etcd.endpoints()));
+    let frozen = vec![straight.start(actor()).await.unwrap()];
+    proxy.black_hole(Toward::Both);
+    stop_without_an_answer(holed).await;
+    stop_while_announcing(through, &proxy).await;
+    etcd.freeze().await.unwrap();
+    stop_without_an_answer(frozen).await;
+    etcd.thaw();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_consul_that_is_frozen_or_black_holed_does_not_delay_the_exit() {
+    let consul = Consul::dev().start().await.unwrap();
+    let proxy = behind(consul.first().addr()).await;
+    let settling = |plan: Plan| plan.config("drain.settle", format!("{}s", SETTLE.as_secs()));
+    let through = settling(Plan::provider().consul(&proxy.url()));
+    let holed = vec![through.start(actor()).await.unwrap()];
+    let straight = settling(Plan::provider().consul(&consul.first().url()));
+    let frozen = vec![straight.start(actor()).await.unwrap()];
+    proxy.black_hole(Toward::Both);
+    stop_without_an_answer(holed).await;
+    stop_while_announcing(through, &proxy).await;
+    consul.first().freeze().await.unwrap();
+    stop_without_an_answer(frozen).await;
+    consul.first().thaw();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -10,10 +10,10 @@ use tokio::time::sleep;
 use super::{
     fleet::{Fleet, PLACES},
     line::{Kind, Line, judged},
-    registry::Registry,
     sight::{Read, Sight},
     stage::Stage,
 };
+use crate::registry::Registry;
 
 /// How much later the client hears of a change, in milliseconds.
 const DELAYS: [u64; 4] = [0, 100, 500, 2_000];

@@ -17,7 +17,7 @@ use meshwork_tests::{
 };
 use tempfile::TempDir;
 
-use super::registry::Registry;
+use crate::registry::Registry;
 
 /// How many there are.
 pub(super) const PLACES: usize = 5;

@@ -15,10 +15,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     fleet::{Fleet, STOP, clean},
-    registry::Registry,
     stage::Stage,
     strangers::Stranger,
 };
+use crate::registry::Registry;
 
 /// Who keeps the socket while one process goes and another comes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

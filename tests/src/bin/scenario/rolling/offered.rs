@@ -12,9 +12,9 @@ use super::{
     fresh,
     line::{Kind, Line, judged},
     platform::{Offset, Platform},
-    registry::Registry,
     stage::Stage,
 };
+use crate::registry::Registry;
 
 /// Callers that open a connection for each call, to somebody who is in the view.
 pub(super) async fn fresh_connections(stage: &Stage<'_>, judge: &mut Judge) -> Result<()> {

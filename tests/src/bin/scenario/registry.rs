@@ -1,21 +1,21 @@
-//! The registries over which fleets are rolled, each asked the same: announce there, find there, what is there.
+//! The registries over which scenarios are played, each asked the same: announce there, find there, what is there.
 
 use std::{collections::BTreeSet, fmt, net::SocketAddr, sync::Arc, time::Duration};
 
 use meshwork::Consul;
 use meshwork_core::{Backend, Discovery};
 use meshwork_registry_etcd::Etcd;
-use meshwork_testkit::{consul, etcd, proxy::FaultProxy};
+use meshwork_testkit::{consul, etcd, proxy::FaultProxy, truth::eventually};
 use meshwork_tests::{ENVIRONMENT, Result, SERVICE, local_fleet, provider::Plan, records};
 use tempfile::TempDir;
 
-use crate::consul_fleet::listed;
+use crate::{caller::Caller, consul_fleet::listed};
 
 /// What a request of a client may take: a link that is slow by seconds is no reason to give up.
 const REQUEST: Duration = Duration::from_secs(20);
 
 /// A registry, and the way to it.
-pub(super) enum Registry {
+pub(crate) enum Registry {
     Etcd(Box<etcd::Etcd>),
     Consul(Arc<consul::Consul>),
     Local(TempDir),
@@ -32,22 +32,22 @@ impl fmt::Display for Registry {
 }
 
 impl Registry {
-    pub(super) async fn etcd() -> Result<Self> {
+    pub(crate) async fn etcd() -> Result<Self> {
         let started = etcd::Etcd::single().start().await;
         Ok(Self::Etcd(Box::new(started.map_err(|error| format!("{error:?}"))?)))
     }
 
-    pub(super) async fn consul() -> Result<Self> {
+    pub(crate) async fn consul() -> Result<Self> {
         let started = consul::Consul::dev().start().await;
         Ok(Self::Consul(Arc::new(started.map_err(|error| format!("{error:?}"))?)))
     }
 
-    pub(super) fn local() -> Result<Self> {
+    pub(crate) fn local() -> Result<Self> {
         Ok(Self::Local(TempDir::new()?))
     }
 
     /// The server to put a slow link in front of; a directory has none.
-    pub(super) fn server(&self) -> Result<Option<SocketAddr>> {
+    pub(crate) fn server(&self) -> Result<Option<SocketAddr>> {
         Ok(match self {
             Self::Etcd(etcd) => {
                 let endpoints = etcd.endpoints();
@@ -69,7 +69,7 @@ impl Registry {
     }
 
     /// A process of this plan announces itself here.
-    pub(super) fn announced_here(&self, plan: Plan) -> Plan {
+    pub(crate) fn announced_here(&self, plan: Plan) -> Plan {
         match self {
             Self::Etcd(etcd) => plan.etcd(&etcd.endpoints()),
             Self::Consul(consul) => plan.consul(&consul.first().url()),
@@ -78,7 +78,7 @@ impl Registry {
     }
 
     /// Finds over this link, or without one.
-    pub(super) fn discovery(&self, link: Option<&FaultProxy>) -> Result<Arc<dyn Discovery>> {
+    pub(crate) fn discovery(&self, link: Option<&FaultProxy>) -> Result<Arc<dyn Discovery>> {
         let url = |of: String| link.map_or(of, FaultProxy::url);
         let parts = match self {
             Self::Etcd(etcd) => {
@@ -95,16 +95,57 @@ impl Registry {
         Ok(parts.discovery.ok_or("a registry that finds nothing")?)
     }
 
-    /// Whether it holds the records of these, with nothing else of ours.
-    pub(super) async fn holds(&self, ids: &BTreeSet<String>) -> bool {
+    /// The content of `[registry]` for callers.
+    pub(crate) fn found_here(&self) -> String {
         match self {
             Self::Etcd(etcd) => {
-                let announced = records::announced(etcd, SERVICE).await;
-                let leases = records::leases(etcd).await;
-                announced.is_ok_and(|held| held == *ids) && leases.is_ok_and(|held| held.len() == ids.len())
+                format!("use = \"etcd\"\n[registry.etcd]\nendpoints = {:?}\n", etcd.endpoints())
             }
-            Self::Consul(consul) => listed(consul).await.is_ok_and(|held| held == *ids),
-            Self::Local(dir) => local_fleet::announced(dir.path()) == *ids,
+            Self::Consul(consul) => {
+                format!("use = \"consul\"\n[registry.consul]\naddress = {:?}\n", consul.first().url())
+            }
+            Self::Local(dir) => {
+                let dir = dir.path().display().to_string();
+                format!("use = \"local\"\n[registry.local]\ndir = {dir:?}\n")
+            }
         }
+    }
+
+    /// The ids of all records; those that nobody is to call end in `!`.
+    pub(crate) async fn announced(&self) -> Result<BTreeSet<String>> {
+        match self {
+            Self::Etcd(etcd) => records::announced(etcd, SERVICE).await,
+            Self::Consul(consul) => listed(consul).await,
+            Self::Local(dir) => Ok(local_fleet::announced(dir.path())),
+        }
+    }
+
+    /// Whether it holds the records of these, with nothing else of ours.
+    pub(crate) async fn holds(&self, ids: &BTreeSet<String>) -> bool {
+        let leases = match self {
+            Self::Etcd(etcd) => records::leases(etcd).await.is_ok_and(|held| held.len() == ids.len()),
+            Self::Consul(_) | Self::Local(_) => true,
+        };
+        leases && self.announced().await.is_ok_and(|held| held == *ids)
+    }
+
+    /// Waits until nothing is left that anybody could call; takes away what the dead have left.
+    pub(crate) async fn empty(&self, limit: Duration) -> Result<()> {
+        // Files of the dead are taken away by whoever looks.
+        let looks = Caller::over(&self.found_here(), "1s");
+        let seen = looks.view_is(&BTreeSet::new(), limit).await;
+        let is_empty = || async {
+            match self {
+                // An agent keeps for a minute what has died.
+                Self::Consul(_) => {
+                    self.announced().await.is_ok_and(|ids| ids.iter().all(|id| id.ends_with('!')))
+                }
+                Self::Etcd(_) | Self::Local(_) => self.holds(&BTreeSet::new()).await,
+            }
+        };
+        let empty = eventually(limit, "no record and no lease is left", is_empty).await;
+        looks.end().await;
+        seen?;
+        Ok(empty?)
     }
 }
