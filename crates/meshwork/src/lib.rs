@@ -84,7 +84,7 @@ pub use meshwork_registry::{Dual, DualStats, Fixed, Local, Memory, Split, dual};
 pub use meshwork_registry_consul::Consul;
 #[cfg(feature = "etcd")]
 pub use meshwork_registry_etcd::Etcd;
-pub use meshwork_server::InProcess;
+pub use meshwork_server::{Detached, Draining, InProcess, PeerIdentity, Place, detach, draining};
 pub use notice::{Notice, NoticeKind, NoticeState, Notices, webhook::WebhookStats};
 pub use problem::Problem;
 pub use report::Report;
