@@ -246,7 +246,7 @@ proptest! {
             adaptive.step(&Window { answered, total, calm, calm_total, refused }, now);
             let limit = adaptive.limit();
             prop_assert!(limit >= f64::from(policy.least) && limit <= f64::from(policy.most), "{limit}");
-            prop_assert!(adaptive.room() >= 1.0 && adaptive.room() <= limit.max(1.0));
+            prop_assert!(adaptive.calm_room() >= 1 && f64::from(adaptive.calm_room()) <= limit.max(1.0));
         }
     }
 

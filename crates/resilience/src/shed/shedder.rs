@@ -148,13 +148,20 @@ impl Shedder {
     }
 
     fn publish(&self, adaptive: &Adaptive, now: Instant) {
-        for priority in [Priority::Sheddable, Priority::Normal] {
-            self.rooms[rank(priority)].store(self.shares.room(adaptive.room(), priority), Relaxed);
+        let looking = adaptive.is_looking();
+        // A look halves all rooms, that of critical calls too: many of them must not be all that it sees.
+        let room = |priority| {
+            let room = self.shares.room(adaptive.limit(), priority);
+            if looking { (room / 2).max(1) } else { room }
+        };
+        for priority in [Priority::Sheddable, Priority::Normal, Priority::Critical] {
+            self.rooms[rank(priority)].store(room(priority), Relaxed);
         }
-        // A look is taken at the cost of the others.
-        let critical = self.shares.room(adaptive.limit(), Priority::Critical);
-        self.rooms[rank(Priority::Critical)].store(critical, Relaxed);
-        self.calm_room.store(adaptive.calm_room(), Relaxed);
+        let calm_room = match adaptive.is_blind() {
+            true if looking => room(Priority::Critical),
+            _ => adaptive.calm_room(),
+        };
+        self.calm_room.store(calm_room, Relaxed);
         self.calm.store(adaptive.calm().map_or(0, |calm| calm.as_nanos() as u64), Relaxed);
         self.closes.store(self.since(now) + self.window.as_millis() as u64, Relaxed);
     }
