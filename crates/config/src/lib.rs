@@ -59,7 +59,7 @@ pub use registry::RegistryConfig;
 pub use schema::{
     AdvertiseConfig, Balance, ClientAuth, ClientConfig, DrainConfig, Fallback, IpFamily, LimitConfig,
     MethodConfig, MethodRetryConfig, NoticesConfig, OnLoss, ReadinessConfig, RetryConfig, Scheme,
-    ServerConfig, ServiceConfig, ServiceTlsConfig, SubsetConfig, TlsConfig, WebhookUrl,
+    ServerConfig, ServiceConfig, ServiceTlsConfig, ShedConfig, SubsetConfig, TlsConfig, WebhookUrl,
 };
 pub use stamps::Stamps;
 pub use table::RegistryTable;

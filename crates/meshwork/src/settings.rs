@@ -2,7 +2,7 @@
 
 use std::num::NonZeroU32;
 
-use meshwork_config::{Config, ConfigError};
+use meshwork_config::{Config, ConfigError, ShedConfig};
 use meshwork_core::ErrorChain;
 use meshwork_server::{ServerConfig, ShedPolicy};
 
@@ -33,7 +33,7 @@ pub(crate) fn server(config: &Config) -> Result<ServerConfig, ConfigError> {
     server.max_stream_age = said.max_stream_age;
     server.max_cancelled_requests = said.max_cancelled_requests.get();
     server.max_concurrent_requests = said.max_concurrent_requests.map(NonZeroU32::get);
-    server.shed = said.shed.then(ShedPolicy::default);
+    server.shed = said.shed.enabled.then(|| shed(&said.shed));
     let networks = said.critical_from.iter().map(|text| text.parse());
     server.critical_from = networks
         .collect::<Result<_, _>>()
@@ -41,4 +41,25 @@ pub(crate) fn server(config: &Config) -> Result<ServerConfig, ConfigError> {
     server.critical_identities.clone_from(&said.critical_identities);
     server.edge = config.service().edge;
     Ok(server)
+}
+
+fn shed(said: &ShedConfig) -> ShedPolicy {
+    let mut policy = ShedPolicy::default();
+    let adaptive = &mut policy.adaptive;
+    (adaptive.initial, adaptive.least, adaptive.most) = (said.initial, said.least, said.most);
+    (adaptive.window, adaptive.look) = (said.window, said.look);
+    let shares = &mut policy.shares;
+    (shares.critical, shares.critical_least) = (said.critical_share, said.critical_least);
+    shares.normal = said.reserved_share;
+    policy
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shedding_by_the_configuration_is_shedding_by_default() {
+        assert_eq!(shed(&ShedConfig::default()), ShedPolicy::default());
+    }
 }

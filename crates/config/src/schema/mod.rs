@@ -11,6 +11,7 @@ mod notices;
 mod review;
 mod server;
 mod service;
+mod shed;
 mod subset;
 
 pub use balance::Balance;
@@ -23,6 +24,7 @@ pub use server::ServerConfig;
 pub use service::{
     AdvertiseConfig, ClientAuth, IpFamily, OnLoss, ReadinessConfig, ServiceConfig, ServiceTlsConfig,
 };
+pub use shed::ShedConfig;
 pub use subset::{Fallback, SubsetConfig};
 
 pub(crate) use review::{Review, Reviewed};
@@ -49,6 +51,7 @@ pub(crate) fn keys() -> Vec<String> {
     add("service.notices", fields_of::<NoticesConfig>());
     add("service.tls", fields_of::<ServiceTlsConfig>());
     add("server", fields_of::<ServerConfig>());
+    add("server.shed", fields_of::<ShedConfig>());
     add("drain", fields_of::<DrainConfig>());
     add("client.*", fields_of::<ClientConfig>());
     add("client.*.retry", fields_of::<RetryConfig>());

@@ -1,6 +1,9 @@
 //! `[server]`: the limits of the listeners.
 
-use super::review::{Review, Reviewed};
+use super::{
+    review::{Review, Reviewed},
+    shed::ShedConfig,
+};
 use crate::duration;
 use serde::Deserialize;
 use std::{num::NonZeroU32, time::Duration};
@@ -9,7 +12,7 @@ use std::{num::NonZeroU32, time::Duration};
 const HEADERS_BYTES: std::ops::RangeInclusive<u32> = 8192..=16 * 1024 * 1024;
 
 /// `[server]`: limits and time-outs of everything that listens.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct ServerConfig {
@@ -55,8 +58,8 @@ pub struct ServerConfig {
     pub max_cancelled_requests: NonZeroU32,
     /// Requests inside at a time, streams included, 1 or more; one more is refused as overloaded. Default: none.
     pub max_concurrent_requests: Option<NonZeroU32>,
-    /// True to find by latency how many requests may be inside, and to refuse the others by priority. Default: false.
-    pub shed: bool,
+    /// Finds by latency how many requests may be inside, and refuses the others by priority. Default: off.
+    pub shed: ShedConfig,
     /// Networks whose callers may say priority `critical`, `10.0.0.0/8`; from elsewhere it becomes `normal`. Default: none.
     pub critical_from: Vec<String>,
     /// SPIFFE ids or DNS names in callers' certificates that may say priority `critical` besides. Default: none.
@@ -85,7 +88,7 @@ impl Default for ServerConfig {
             max_stream_age: None,
             max_cancelled_requests: const { count(4096) },
             max_concurrent_requests: None,
-            shed: false,
+            shed: ShedConfig::default(),
             critical_from: Vec::new(),
             critical_identities: Vec::new(),
         }
@@ -103,6 +106,7 @@ impl Reviewed for ServerConfig {
         review.positive("body_idle_timeout", Some(self.body_idle_timeout));
         review.positive("max_connection_age", self.max_connection_age);
         review.positive("max_stream_age", self.max_stream_age);
+        self.shed.review(review);
         review.require(HEADERS_BYTES.contains(&self.max_headers_bytes), "max_headers_bytes", || {
             format!(
                 "{} is not within {} to {}",

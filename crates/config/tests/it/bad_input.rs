@@ -93,6 +93,24 @@ fn an_unknown_variable_is_answered_with_the_right_variable() {
 }
 
 #[test]
+fn shedding_is_a_table_and_says_so_and_its_values_have_ranges() {
+    let error = refused("[server]\nshed = true");
+    assert_eq!(error.message(), "`server.shed` must be a table with `enabled = true`, not true");
+    for (toml, message) in [
+        ("least = 0", "invalid `server.shed.least`: 0 is not within 1 to 1000000"),
+        ("least = 30\ninitial = 40\nmost = 20", "invalid `server.shed.most`: 20 is not within 30 to 1000000"),
+        ("initial = 1", "invalid `server.shed.initial`: 1 is not within 2 to 4096"),
+        ("window = \"1ms\"", "invalid `server.shed.window`: 1ms is not within 10ms to 10s"),
+        ("look = \"0s\"", "invalid `server.shed.look`: must be 1s or longer"),
+        ("critical_share = 1.5", "invalid `server.shed.critical_share`: 1.5 is not within 0.0 to 1.0"),
+        ("reserved_share = 1.0", "invalid `server.shed.reserved_share`: 1.0 is not within 0.0 to 0.9"),
+    ] {
+        let error = refused(&format!("[server.shed]\n{toml}"));
+        assert_eq!(error.message(), message, "{toml}");
+    }
+}
+
+#[test]
 fn an_invalid_duration_says_what_is_valid() {
     for (toml, message) in [
         ("[drain]\nsettle = 5", "invalid `drain.settle`: `5` has no unit"),
