@@ -7,7 +7,7 @@ use std::{
     hash::{BuildHasher, RandomState},
     net::SocketAddr,
     sync::{
-        PoisonError, RwLock,
+        Arc, PoisonError, RwLock,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -16,7 +16,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep_until};
 
-use crate::{Result, http1};
+use crate::{Result, http1, workers::Workers};
 
 /// Measured service times in milliseconds, as evenly spaced quantiles; the file says where they come from.
 const MEASURED: &str = include_str!("../../crates/balance/tests/data/service_times.txt");
@@ -31,6 +31,8 @@ pub struct Behaviour {
     pub hiccup: Option<Hiccup>,
     /// How calls fail that do.
     pub fault: Option<Fault>,
+    /// So many are worked on at a time, and the others wait inside; 0: all that come.
+    pub workers: usize,
 }
 
 /// How long an answer takes.
@@ -109,6 +111,7 @@ pub enum Handler {
 #[derive(Debug)]
 pub struct Conduct {
     behaviour: RwLock<Behaviour>,
+    workers: RwLock<Option<Arc<Workers>>>,
     measured: Vec<f64>,
     dice: AtomicU64,
     tallies: [Tally; 3],
@@ -142,6 +145,12 @@ impl Behaviour {
         Self { work, ..self }
     }
 
+    /// At most so many are worked on at a time.
+    #[must_use]
+    pub fn by_workers(self, workers: usize) -> Self {
+        Self { workers, ..self }
+    }
+
     /// One of `one_in` calls takes `time` more.
     #[must_use]
     pub fn with_hiccup(self, time: Duration, one_in: u64) -> Self {
@@ -167,6 +176,7 @@ impl Default for Conduct {
         let numbers = MEASURED.lines().filter(|line| !line.starts_with('#')).flat_map(str::split_whitespace);
         Self {
             behaviour: RwLock::default(),
+            workers: RwLock::default(),
             measured: numbers.filter_map(|text| text.parse().ok()).collect(),
             dice: AtomicU64::new(RandomState::new().hash_one(())),
             tallies: Default::default(),
@@ -177,7 +187,12 @@ impl Default for Conduct {
 impl Conduct {
     /// Calls that begin from now on are treated so.
     pub fn behave(&self, behaviour: Behaviour) {
-        *self.behaviour.write().unwrap_or_else(PoisonError::into_inner) = behaviour;
+        let mut before = self.behaviour.write().unwrap_or_else(PoisonError::into_inner);
+        if before.workers != behaviour.workers {
+            let workers = (behaviour.workers > 0).then(|| Arc::new(Workers::new(behaviour.workers)));
+            *self.workers.write().unwrap_or_else(PoisonError::into_inner) = workers;
+        }
+        *before = behaviour;
     }
 
     /// How often each handler was called so far.
@@ -206,8 +221,12 @@ impl Conduct {
         if let Some(hiccup) = behaviour.hiccup.filter(|hiccup| hiccup.one_in > 0) {
             time += if self.roll().is_multiple_of(hiccup.one_in) { hiccup.micros } else { 0 };
         }
-        if time > 0 {
-            sleep_until(begun + Duration::from_micros(time)).await;
+        let time = Duration::from_micros(time);
+        let workers = self.workers.read().unwrap_or_else(PoisonError::into_inner).clone();
+        match workers {
+            Some(workers) => workers.work(time).await,
+            None if time.is_zero() => {}
+            None => sleep_until(begun + time).await,
         }
         let outcome = if fault.is_some() { &tally.failed } else { &tally.answered };
         outcome.fetch_add(1, Ordering::Relaxed);

@@ -15,6 +15,7 @@ pub mod provider;
 pub mod records;
 pub mod residue;
 pub mod users;
+mod workers;
 
 /// What a step of a test or a scenario returns.
 pub type Result<T, E = meshwork::BoxError> = std::result::Result<T, E>;

@@ -35,3 +35,10 @@ pub fn sockets(pid: u32) -> Option<usize> {
     let is_socket = |to: &std::path::PathBuf| to.to_string_lossy().starts_with("socket:");
     Some(all.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok()).filter(is_socket).count())
 }
+
+/// Memory of a process, in KiB; `None` where the system does not tell.
+pub fn resident(pid: u32) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    line.trim().trim_end_matches(" kB").parse().ok()
+}

@@ -225,6 +225,50 @@ async fn overload_is_a_retry_and_not_free() {
     assert_eq!(error.attempts().len(), 2, "{error}");
 }
 
+/// A server that sheds is well: it says so at once, of calls that no handler saw.
+#[tokio::test]
+async fn refusals_for_overload_come_out_of_the_retry_budget_and_never_eject_an_instance() {
+    let (peers, registry) = three().await;
+    let channel = registry.channel_with(|config| {
+        let mut retry = RetryConfig::default();
+        retry.attempts = 5;
+        retry.min_per_second = 0;
+        config.retry = retry;
+    });
+    channel.ready().await.unwrap();
+    until("all are connected", || channel.nodes().iter().all(|node| node.connects == 1)).await;
+    const SHED: &[(&str, &str)] = &[("meshwork-refused", "overloaded"), ("grpc-retry-pushback-ms", "0")];
+    peers.iter().for_each(|peer| peer.say(503, SHED));
+    let (mut calls, mut unpaid) = (0, 0);
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(2) {
+        let error = text(channel.get("/")).await.unwrap_err();
+        assert_eq!((error.kind(), error.delivered()), (CallErrorKind::Overloaded, Delivered::No), "{error}");
+        unpaid += usize::from(error.attempts().last().unwrap().then == "no retry: the budget is used up");
+        calls += 1;
+        time::sleep(MS).await;
+    }
+    let attempts: usize = peers.iter().map(Peer::requests).sum();
+    assert!(attempts as f64 <= f64::from(calls) * 1.25 + 1.0, "{attempts} attempts of {calls} calls");
+    assert!(
+        attempts > calls as usize && unpaid > 0,
+        "some were retried, {unpaid} were not for want of budget"
+    );
+    for node in channel.nodes() {
+        let known = (node.failures, node.consecutive_failures, node.ejections, node.ejected_for);
+        assert_eq!(known, (0, 0, 0, None), "{}", node.address);
+    }
+    // Well again, it is asked like the others from the first moment.
+    peers.iter().for_each(|peer| peer.say(200, &[]));
+    let before: Vec<_> = peers.iter().map(Peer::requests).collect();
+    for _ in 0..60 {
+        text(channel.get("/")).await.unwrap();
+    }
+    for (peer, before) in peers.iter().zip(before) {
+        assert!(peer.requests() > before, "{} of 60", peer.requests() - before);
+    }
+}
+
 #[tokio::test]
 async fn an_unavailable_answer_is_tried_once_elsewhere_and_else_handed_on() {
     let (peers, registry) = three().await;

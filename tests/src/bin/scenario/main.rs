@@ -18,6 +18,7 @@ mod faulty;
 mod fleet;
 mod frozen;
 mod hole;
+mod overload;
 mod refused;
 mod registry;
 mod roles;
@@ -88,6 +89,11 @@ const SCENARIOS: &[Scenario] = &[
         number: 9,
         what: "all providers fail under retries, and so does the last of a chain of five services",
         play: |actor, length, judge| Box::pin(amplify::play(actor, length, judge)),
+    },
+    Scenario {
+        number: 10,
+        what: "a provider is offered twice what it can do",
+        play: |actor, length, judge| Box::pin(overload::play(actor, length, judge)),
     },
     Scenario {
         number: 11,

@@ -63,7 +63,7 @@ const DEADLINE: Duration = Duration::from_secs(20);
 /// The network in which one process answers for many addresses.
 const NETWORK: [u8; 2] = [127, 23];
 /// Only how many calls an instance gets matters.
-const QUICK: Behaviour = Behaviour { work: Work::Echo, hiccup: None, fault: None };
+const QUICK: Behaviour = Behaviour { work: Work::Echo, hiccup: None, fault: None, workers: 0 };
 /// The argument by which this executable is that process.
 const ROLE: &str = "answer-for";
 
