@@ -197,6 +197,14 @@ fn without_files_the_server_waits_and_goes_on() {
     assert!(run.status.success(), "{text}\n{}", String::from_utf8_lossy(&run.stderr));
 }
 
+/// What this process has worked so far, to 10 ms.
+fn cpu() -> Duration {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
+    let (_, fields) = stat.rsplit_once(')').unwrap();
+    let ticks = |nth| fields.split_whitespace().nth(nth).unwrap().parse::<u64>().unwrap();
+    Duration::from_millis(10 * (ticks(11) + ticks(12)))
+}
+
 #[tokio::main(flavor = "current_thread")]
 async fn few_files() {
     let fixture = start(services()).await;
@@ -208,10 +216,14 @@ async fn few_files() {
             Err(_) => time::sleep(Duration::from_millis(1)).await,
         }
     }
-    let (open, began) = (held.len(), Instant::now());
+    let (open, began, worked) = (held.len(), Instant::now(), cpu());
     time::sleep(Duration::from_secs(2)).await;
-    let failures = fixture.stats.accept_errors_total();
-    println!("{failures} failures to accept in {:?} with {open} connections", began.elapsed());
+    let (failures, worked) = (fixture.stats.accept_errors_total(), cpu() - worked);
+    println!(
+        "{failures} failures to accept in {:?} with {open} connections, {worked:?} of CPU",
+        began.elapsed()
+    );
+    assert!(worked < Duration::from_millis(200), "the accept loop spins: {worked:?} in two seconds");
     // Pauses double from 5 ms to 1 s.
     assert!((2..=12).contains(&failures), "{failures}");
     held.truncate(10);
