@@ -19,20 +19,30 @@ use tokio::{
     task::JoinSet,
     time::{Instant, MissedTickBehavior, interval, sleep, timeout},
 };
+use tonic::transport::Channel;
+use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
 use crate::rig::LIMIT;
 
 /// Between the calls of one who keeps his connection.
 const THOUGHT: Duration = Duration::from_millis(10);
 
+/// Callers in gRPC, each with a connection.
+const GRPC: usize = 5;
 /// How long the requests of those who are far away come after their connections.
 const FAR: Duration = Duration::from_millis(150);
+
+/// How hyper says that a stream came after the last one that its peer took, and that a request was never sent.
+const GOODBYES: [&str; 2] = ["GoAway(b\"\", NO_ERROR, Remote)", "Canceled, \"connection closed\""];
 
 /// What the callers saw.
 #[derive(Debug, Default)]
 pub(crate) struct Seen {
     pub(crate) calls: usize,
     pub(crate) kept_calls: usize,
+    pub(crate) grpc_calls: usize,
+    /// Of these, sent again after a goodbye that said it had not been begun.
+    pub(crate) resent: usize,
     pub(crate) failed: Vec<String>,
     pub(crate) slowest: Duration,
     pub(crate) took: Duration,
@@ -45,7 +55,8 @@ pub(crate) struct Storm {
 }
 
 impl Storm {
-    /// `rate` new connections a second, on time whatever becomes of them, and `kept` callers that keep theirs.
+    /// `rate` new connections a second, on time whatever becomes of them, `kept` callers that keep theirs in HTTP/1.1, and
+    /// some in gRPC, by a client that is not ours.
     pub(crate) fn begin(addr: SocketAddr, rate: u32, kept: usize) -> Self {
         let end = Arc::new(AtomicBool::new(false));
         let ended = Arc::clone(&end);
@@ -77,6 +88,30 @@ async fn call(addr: SocketAddr, rate: u32, kept: usize, end: Arc<AtomicBool>) ->
             }
         });
     }
+    let (grpc_calls, resent) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    for _ in 0..GRPC {
+        let (end, failed) = (Arc::clone(&end), Arc::clone(&failed));
+        let (calls, resent) = (Arc::clone(&grpc_calls), Arc::clone(&resent));
+        // One connection, made again by itself.
+        let channel = Channel::from_shared(format!("http://{addr}")).unwrap().connect_lazy();
+        keepers.spawn(async move {
+            let mut client = HealthClient::new(channel);
+            while !end.load(Relaxed) {
+                match client.check(HealthCheckRequest::default()).await {
+                    Ok(_answer) => drop(calls.fetch_add(1, Relaxed)),
+                    Err(status) => match format!("{status:?}") {
+                        // Surely never begun: who honours GOAWAY sends it again, which this client leaves to its user.
+                        said if GOODBYES.iter().any(|goodbye| said.contains(goodbye)) => {
+                            resent.fetch_add(1, Relaxed);
+                            continue;
+                        }
+                        said => failed.lock().await.push(format!("grpc: {said}")),
+                    },
+                }
+                sleep(THOUGHT).await;
+            }
+        });
+    }
     let mut calls = JoinSet::new();
     let mut ticks = interval(Duration::from_secs(1) / rate);
     // Each at its time, also after a pause of the machine.
@@ -97,6 +132,8 @@ async fn call(addr: SocketAddr, rate: u32, kept: usize, end: Arc<AtomicBool>) ->
     }
     while keepers.join_next().await.is_some() {}
     seen.kept_calls = kept_calls.load(Relaxed);
+    seen.grpc_calls = grpc_calls.load(Relaxed);
+    seen.resent = resent.load(Relaxed);
     seen.failed.append(&mut *failed.lock().await);
     seen
 }
