@@ -96,6 +96,19 @@ mod tests {
     }
 
     #[test]
+    fn a_clock_that_is_set_for_summer_and_winter_neither_loses_a_day_nor_runs_twice() {
+        if TimeZone::get("Europe/Berlin").is_err() {
+            println!("skipped: this machine has no time zones");
+            return;
+        }
+        // 02:30 does not exist on the 29th of March, and comes twice on the 25th of October.
+        let spring = after("30 2 * * *", "Europe/Berlin", "2026-03-28T12:00:00+01:00[Europe/Berlin]");
+        assert_eq!(spring, ["2026-03-29T03:00:00", "2026-03-30T02:30:00", "2026-03-31T02:30:00"]);
+        let autumn = after("30 2 * * *", "Europe/Berlin", "2026-10-24T12:00:00+02:00[Europe/Berlin]");
+        assert_eq!(autumn, ["2026-10-25T02:30:00", "2026-10-26T02:30:00", "2026-10-27T02:30:00"]);
+    }
+
+    #[test]
     fn what_is_wrong_is_said() {
         let refused = |text: &str, zone: Option<&str>| {
             let pattern = Pattern { text: text.to_owned(), zone: zone.map(str::to_owned) };
