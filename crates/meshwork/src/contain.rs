@@ -108,6 +108,11 @@ impl Contained {
         Self { thread, cut: Some(cut), began: Instant::now() }
     }
 
+    /// When it was begun.
+    pub(crate) fn began(&self) -> Instant {
+        self.began
+    }
+
     /// Waits for its end. Not to be asked again afterwards.
     ///
     /// # Errors

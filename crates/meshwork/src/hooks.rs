@@ -89,12 +89,15 @@ impl Hook {
     /// # Cancel safety
     /// Dropping the future ends the hook at its next await.
     pub(crate) async fn run(self, handle: Handle, limit: Instant) -> Result<(), Failure> {
-        let limit = self.budget.map_or(limit, |budget| limit.min(Instant::now() + budget));
+        let budget = self.budget;
+        let begun = self.begin(handle);
+        // From its own beginning: a machine that is slow to begin it takes nothing from its budget.
+        let limit = budget.map_or(limit, |budget| limit.min(begun.began() + budget));
         let over = async {
             sleep_until(limit).await;
             limit
         };
-        self.begin(handle).until(over).await
+        begun.until(over).await
     }
 
     /// Begins it, for as long as the caller likes.
