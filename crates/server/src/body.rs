@@ -34,10 +34,6 @@ pub(crate) const AGED: &str = "the stream has reached its age, resume it elsewhe
 pub(crate) struct Body(Kind);
 
 #[derive(Debug)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "nearly all are a handler's, and a box would cost each an allocation"
-)]
 enum Kind {
     /// Ours.
     Full(Option<Bytes>),
@@ -70,18 +66,31 @@ impl Talk {
 /// The body of a handler's answer, and what must end with it.
 pub(crate) struct Handled {
     body: axum::body::Body,
-    context: Context,
     talk: Talk,
-    /// When it has reached its age, where one is set.
-    ends: Option<Instant>,
+    /// `None` once the answer has ended.
+    rest: Option<Box<Rest>>,
+}
+
+/// What lives from the head of a request to the end of its answer. Boxed: hyper moves futures and bodies about
+/// several times for each request, and this is most of their size.
+pub(crate) struct Rest {
+    /// That of the handler, once it has answered.
+    pub(crate) context: Context,
+    pub(crate) in_flight: InFlight,
+    /// Its place, where places are counted.
+    pub(crate) held: Option<Held>,
+    /// The timer of its end, once something had to wait.
+    pub(crate) sleep: Option<Pin<Box<Sleep>>>,
+    waiting: Option<Waiting>,
     /// Data frames passed on.
     frames: u32,
-    sleep: Option<Pin<Box<Sleep>>>,
-    waiting: Option<Waiting>,
-    /// `None` once the answer has ended.
-    in_flight: Option<InFlight>,
-    /// Its place, where places are counted.
-    held: Option<Held>,
+}
+
+impl Rest {
+    pub(crate) fn new(in_flight: InFlight, held: Option<Held>) -> Box<Self> {
+        let context = Context::default();
+        Box::new(Self { context, in_flight, held, sleep: None, waiting: None, frames: 0 })
+    }
 }
 
 impl Body {
@@ -93,26 +102,8 @@ impl Body {
         Self(Kind::Full(Some(bytes).filter(|bytes| !bytes.is_empty())))
     }
 
-    /// `sleep` is the timer of the deadline, if the handler had to wait.
-    pub(crate) fn handled(
-        body: axum::body::Body,
-        context: Context,
-        talk: Talk,
-        sleep: Option<Pin<Box<Sleep>>>,
-        in_flight: InFlight,
-        held: Option<Held>,
-    ) -> Self {
-        Self(Kind::Handler(Handled {
-            body,
-            context,
-            talk,
-            ends: in_flight.ends().filter(|_| talk != Talk::Other),
-            frames: 0,
-            sleep,
-            waiting: None,
-            in_flight: Some(in_flight),
-            held,
-        }))
+    pub(crate) fn handled(body: axum::body::Body, talk: Talk, rest: Box<Rest>) -> Self {
+        Self(Kind::Handler(Handled { body, talk, rest: Some(rest) }))
     }
 }
 
@@ -132,7 +123,7 @@ impl http_body::Body for Body {
     fn is_end_stream(&self) -> bool {
         match &self.0 {
             Kind::Full(bytes) => bytes.is_none(),
-            Kind::Handler(handled) => handled.in_flight.is_none() || handled.body.is_end_stream(),
+            Kind::Handler(handled) => handled.rest.is_none() || handled.body.is_end_stream(),
         }
     }
 
@@ -148,32 +139,31 @@ impl http_body::Body for Body {
 
 impl Handled {
     fn poll_frame(&mut self, cx: &mut std::task::Context<'_>) -> Polled {
-        let Some(in_flight) = &self.in_flight else { return Poll::Ready(None) };
-        let (context, served, body) = (self.context.clone(), in_flight.conn().clone(), &mut self.body);
+        let Some(rest) = &mut self.rest else { return Poll::Ready(None) };
+        let (context, served, body) = (rest.context.clone(), rest.in_flight.conn().clone(), &mut self.body);
         let poll = || {
             let poll = || http_body::Body::poll_frame(Pin::new(body), cx);
             SERVED.sync_scope(served, || context.sync_scope(poll))
         };
         match catch_unwind(AssertUnwindSafe(poll)) {
             Ok(Poll::Pending) => {
-                self.held.iter().for_each(Held::leave);
+                rest.held.iter().for_each(Held::leave);
                 self.poll_end(cx)
             }
             Ok(Poll::Ready(Some(Ok(frame)))) => {
                 if frame.is_data() {
-                    if self.frames > 0 {
-                        self.held.iter().for_each(Held::leave);
-                    }
+                    let is_first = rest.frames == 0;
+                    rest.frames = rest.frames.saturating_add(1);
                     // One message may be the whole answer and is passed on; more of them are a stream.
-                    if self.frames > 0 {
+                    if !is_first {
+                        rest.held.iter().for_each(Held::leave);
                         if self.is_told() {
                             return self.tell();
                         }
-                        if self.ends.is_some_and(|ends| Instant::now() >= ends) {
+                        if self.ends().is_some_and(|ends| Instant::now() >= ends) {
                             return self.age();
                         }
                     }
-                    self.frames = self.frames.saturating_add(1);
                 } else {
                     let well =
                         frame.trailers_ref().and_then(status::is_ok).unwrap_or(self.talk != Talk::Grpc);
@@ -190,8 +180,8 @@ impl Handled {
                 Poll::Ready(None)
             }
             Err(_panic) => {
-                in_flight.conn().shared.counters.panics.fetch_add(1, Relaxed);
-                tracing::error!(path = in_flight.path(), "the body of an answer panicked");
+                rest.in_flight.conn().shared.counters.panics.fetch_add(1, Relaxed);
+                tracing::error!(path = rest.in_flight.path(), "the body of an answer panicked");
                 self.end(Code::Internal, "the handler panicked")
             }
         }
@@ -199,36 +189,43 @@ impl Handled {
 
     /// The answer has ended by itself.
     fn over(&mut self, well: bool) {
-        self.in_flight = None;
-        if let Some(held) = self.held.take() {
+        let Some(rest) = self.rest.take() else { return };
+        let Rest { in_flight, held, .. } = *rest;
+        drop(in_flight);
+        if let Some(held) = held {
             held.finish(well);
         }
     }
 
+    /// When it has reached its age, where one is set.
+    fn ends(&self) -> Option<Instant> {
+        self.rest.as_ref()?.in_flight.ends().filter(|_| self.talk != Talk::Other)
+    }
+
     /// The body has nothing now: whether it must end all the same.
     fn poll_end(&mut self, cx: &mut std::task::Context<'_>) -> Polled {
-        let Some(in_flight) = &self.in_flight else { return Poll::Ready(None) };
+        let ends = self.ends();
+        let Some(rest) = &mut self.rest else { return Poll::Ready(None) };
         if self.talk != Talk::Other {
-            let waiting = self.waiting.get_or_insert_with(|| Waiting::new(in_flight.conn()));
+            let waiting = rest.waiting.get_or_insert_with(|| Waiting::new(rest.in_flight.conn()));
             // Before the stage is read: whoever changes it wakes us afterwards.
             waiting.waker.register(cx.waker());
-            if self.is_told() {
-                return self.tell();
-            }
         }
-        let deadline = self.context.deadline;
-        let Some(until) = deadline.into_iter().chain(self.ends).min() else { return Poll::Pending };
-        let sleep = self.sleep.get_or_insert_with(|| Box::pin(time::sleep_until(until)));
-        if self.ends.is_some_and(|ends| ends < sleep.deadline()) {
+        if self.is_told() {
+            return self.tell();
+        }
+        let Some(rest) = &mut self.rest else { return Poll::Ready(None) };
+        let deadline = rest.context.deadline;
+        let Some(until) = deadline.into_iter().chain(ends).min() else { return Poll::Pending };
+        let sleep = rest.sleep.get_or_insert_with(|| Box::pin(time::sleep_until(until)));
+        if ends.is_some_and(|ends| ends < sleep.deadline()) {
             sleep.as_mut().reset(until);
         }
         ready!(sleep.as_mut().poll(cx));
-        if self.ends.is_some_and(|ends| deadline.is_none_or(|deadline| ends < deadline)) {
+        if ends.is_some_and(|ends| deadline.is_none_or(|deadline| ends < deadline)) {
             return self.age();
         }
-        if let Some(in_flight) = &self.in_flight {
-            in_flight.conn().shared.counters.deadlines.fetch_add(1, Relaxed);
-        }
+        rest.in_flight.conn().shared.counters.deadlines.fetch_add(1, Relaxed);
         self.end(Code::DeadlineExceeded, "the deadline passed")
     }
 
@@ -239,19 +236,19 @@ impl Handled {
             Talk::Events => Stage::Draining,
             Talk::Other => return false,
         };
-        self.in_flight.as_ref().is_some_and(|in_flight| in_flight.conn().shared.stage() >= from)
+        self.rest.as_ref().is_some_and(|rest| rest.in_flight.conn().shared.stage() >= from)
     }
 
     fn tell(&mut self) -> Polled {
-        if let (Some(in_flight), Talk::Grpc) = (&mut self.in_flight, self.talk) {
-            in_flight.tell();
+        if let (Some(rest), Talk::Grpc) = (&mut self.rest, self.talk) {
+            rest.in_flight.tell();
         }
         self.end_it(headers::ENDED_DRAINING, "the server is going away")
     }
 
     fn age(&mut self) -> Polled {
-        if let Some(in_flight) = &self.in_flight {
-            in_flight.conn().shared.counters.streams_aged.fetch_add(1, Relaxed);
+        if let Some(rest) = &self.rest {
+            rest.in_flight.conn().shared.counters.streams_aged.fetch_add(1, Relaxed);
         }
         self.end_it(headers::ENDED_AGE, AGED)
     }
@@ -281,15 +278,13 @@ impl Handled {
     }
 
     fn drop_handler(&mut self) {
-        self.in_flight = None;
-        self.held = None;
-        self.waiting = None;
+        self.rest = None;
         self.body = axum::body::Body::empty();
     }
 }
 
 impl fmt::Debug for Handled {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Handled").field("in_flight", &self.in_flight).finish_non_exhaustive()
+        f.debug_struct("Handled").field("talk", &self.talk).finish_non_exhaustive()
     }
 }

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use axum::{Router, extract::ConnectInfo, routing::future::RouteFuture};
+use axum::{Router, routing::future::RouteFuture};
 use bytes::Bytes;
 use http::{Request, Response, StatusCode, Version};
 use http_body_util::Limited;
@@ -18,12 +18,13 @@ use meshwork_core::{BoxError, Context, Priority, headers};
 use meshwork_resilience::{Overload, deadline::Inherit};
 use pin_project_lite::pin_project;
 use tokio::time::Instant;
-use tonic::{Code, transport::server::TcpConnectInfo};
+use tonic::Code;
 use tower_service::Service;
 
 use crate::{
     PeerIdentity, Place, Services, answer, body,
     conn::{Conn, InFlight},
+    given::Given,
     handling::Handling,
     health_grpc,
     inbound::{self, Inbound, Meant},
@@ -66,11 +67,12 @@ impl Doors {
 pub(crate) struct Dispatch {
     conn: Arc<Conn>,
     doors: Arc<Doors>,
+    given: Given,
 }
 
 impl Dispatch {
     pub(crate) fn new(conn: Arc<Conn>, doors: Arc<Doors>) -> Self {
-        Self { conn, doors }
+        Self { conn, doors, given: Given::default() }
     }
 
     /// Begins one request of whatever it speaks.
@@ -172,16 +174,9 @@ impl Dispatch {
     {
         let conn = &self.conn;
         tunnel::dig(&mut request, conn);
-        request.extensions_mut().insert(ConnectInfo(conn.peer));
-        if let Some(peer) = conn.proved() {
-            request.extensions_mut().insert(peer.clone());
-        }
-        if grpc {
-            let info = TcpConnectInfo { local_addr: Some(conn.local), remote_addr: Some(conn.peer) };
-            request.extensions_mut().insert(info);
-            if request.uri().path().starts_with(health_grpc::PREFIX) {
-                return (self.doors.health.clone().call(request), None);
-            }
+        self.given.add(request.extensions_mut(), conn, grpc);
+        if grpc && request.uri().path().starts_with(health_grpc::PREFIX) {
+            return (self.doors.health.clone().call(request), None);
         }
         if request.body().is_end_stream() {
             return (self.route_place(request, grpc, place), None);

@@ -20,13 +20,13 @@ use pin_project_lite::pin_project;
 use tokio::{
     sync::futures::OwnedNotified,
     task::futures::TaskLocalFuture,
-    time::{self, Sleep},
+    time::{self, Instant},
 };
 use tonic::Code;
 
 use crate::{
     answer,
-    body::{self, Body, Talk},
+    body::{self, Body, Rest, Talk},
     conn::{Conn, InFlight},
     drain::CutKind,
     panics,
@@ -42,7 +42,7 @@ use crate::{
 const GRACE: Duration = Duration::from_millis(10);
 
 /// A handler in the scopes that it may look at.
-type Scoped = TaskLocalFuture<Arc<Conn>, TaskLocalFuture<Context, Chained<RouteFuture<Infallible>>>>;
+type Scoped = TaskLocalFuture<Context, TaskLocalFuture<Arc<Conn>, Chained<RouteFuture<Infallible>>>>;
 
 pin_project! {
     /// The future of one request: an answer that is there, or a handler inside its context.
@@ -61,14 +61,12 @@ pin_project! {
 
 /// What a running request needs beside its handler.
 pub(crate) struct Running {
-    context: Context,
-    in_flight: InFlight,
-    held: Option<Held>,
+    rest: Box<Rest>,
+    deadline: Option<Instant>,
     grpc: bool,
     http1: bool,
     /// Whether its caller still sends, where streams have an age.
     uplink: Option<Uplink>,
-    sleep: Option<Pin<Box<Sleep>>>,
 }
 
 /// Why a handler that has not answered is dropped.
@@ -91,8 +89,9 @@ impl Handling {
         http1: bool,
         uplink: Option<Uplink>,
     ) -> Self {
-        let route = SERVED.scope(in_flight.conn().clone(), context.clone().scope(Chain::scope(route)));
-        let request = Running { context, in_flight, held, grpc, http1, uplink, sleep: None };
+        let (deadline, conn) = (context.deadline, in_flight.conn().clone());
+        let route = context.scope(SERVED.scope(conn, Chain::scope(route)));
+        let request = Running { rest: Rest::new(in_flight, held), deadline, grpc, http1, uplink };
         Self::Running { route, request: Some(request), ending: None }
     }
 }
@@ -101,16 +100,16 @@ impl Future for Handling {
     type Output = Result<Response<Body>, Infallible>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> Poll<Self::Output> {
-        let (route, slot, mut ending) = match self.as_mut().project() {
+        let (mut route, slot, mut ending) = match self.as_mut().project() {
             HandlingProj::Answered { answer } => {
                 return Poll::Ready(Ok(answer.take().expect("invariant: not polled after its end")));
             }
             HandlingProj::Running { route, request, ending } => (route, request, ending),
         };
         let request = slot.as_mut().expect("invariant: not polled after its end");
-        let answer = match catch_unwind(AssertUnwindSafe(|| route.poll(cx))) {
+        let answer = match catch_unwind(AssertUnwindSafe(|| route.as_mut().poll(cx))) {
             Ok(Poll::Pending) => {
-                let conn = request.in_flight.conn();
+                let conn = request.rest.in_flight.conn();
                 if ending.is_none() {
                     ending.set(Some(conn.ending.clone().notified_owned()));
                 }
@@ -126,7 +125,8 @@ impl Future for Handling {
                 }
             }
             Ok(Poll::Ready((Ok(mut answer), spent))) => {
-                let request = slot.take().expect("invariant: just seen");
+                let mut request = slot.take().expect("invariant: just seen");
+                request.rest.context = route.take_value().unwrap_or_default();
                 if spent {
                     Chain::tell(&mut answer);
                 }
@@ -145,10 +145,10 @@ impl Future for Handling {
 impl Running {
     fn poll_end(&mut self, cx: &mut std::task::Context<'_>) -> Poll<TooLate> {
         loop {
-            let deadline = self.context.deadline.map(|deadline| deadline + GRACE);
-            let age = self.in_flight.ends().filter(|_| self.uplink.is_some());
+            let deadline = self.deadline.map(|deadline| deadline + GRACE);
+            let age = self.rest.in_flight.ends().filter(|_| self.uplink.is_some());
             let Some(until) = deadline.into_iter().chain(age).min() else { return Poll::Pending };
-            let sleep = self.sleep.get_or_insert_with(|| Box::pin(time::sleep_until(until)));
+            let sleep = self.rest.sleep.get_or_insert_with(|| Box::pin(time::sleep_until(until)));
             if sleep.deadline() != until {
                 sleep.as_mut().reset(until);
             }
@@ -164,20 +164,20 @@ impl Running {
     }
 
     fn answer(mut self, answer: Response<axum::body::Body>) -> Response<Body> {
-        self.in_flight.answer();
-        let conn = self.in_flight.conn();
+        self.rest.in_flight.answer();
+        let conn = self.rest.in_flight.conn();
         if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
             let upgrade = answer.headers().get(UPGRADE).map_or(&b""[..], HeaderValue::as_bytes);
             conn.websocket.store(upgrade.eq_ignore_ascii_case(b"websocket"), Relaxed);
             conn.set_kind(CutKind::Upgraded);
         }
         let close = self.closes();
-        let Self { context, in_flight, held, grpc, sleep, .. } = self;
-        if let Some(held) = &held {
+        let Self { rest, grpc, .. } = self;
+        if let Some(held) = &rest.held {
             judge(held, grpc, &answer);
         }
         let talk = Talk::of(grpc, answer.headers());
-        let mut answer = answer.map(|body| Body::handled(body, context, talk, sleep, in_flight, held));
+        let mut answer = answer.map(|body| Body::handled(body, talk, rest));
         if close {
             answer::say_close(&mut answer);
         }
@@ -186,13 +186,13 @@ impl Running {
 
     /// The drain's deadline is near, and a clear end is better than a cut.
     fn told(&mut self) -> Response<Body> {
-        self.in_flight.tell();
+        self.rest.in_flight.tell();
         self.ended(headers::ENDED_DRAINING, "the server is going away")
     }
 
     /// Its caller sends and sends.
     fn aged(&mut self) -> Response<Body> {
-        self.in_flight.conn().shared.counters.streams_aged.fetch_add(1, Relaxed);
+        self.rest.in_flight.conn().shared.counters.streams_aged.fetch_add(1, Relaxed);
         self.ended(headers::ENDED_AGE, body::AGED)
     }
 
@@ -203,19 +203,23 @@ impl Running {
     }
 
     fn too_late(&mut self) -> Response<Body> {
-        self.in_flight.conn().shared.counters.deadlines.fetch_add(1, Relaxed);
+        self.rest.in_flight.conn().shared.counters.deadlines.fetch_add(1, Relaxed);
         self.failed(StatusCode::GATEWAY_TIMEOUT, Code::DeadlineExceeded, "the deadline passed")
     }
 
     fn panicked(&mut self, panic: &(dyn Any + Send)) -> Response<Body> {
-        self.in_flight.conn().shared.counters.panics.fetch_add(1, Relaxed);
-        self.held.iter().for_each(|held| held.finish(false));
-        tracing::error!(path = self.in_flight.path(), panic = panics::text_of(panic), "a handler panicked");
+        self.rest.in_flight.conn().shared.counters.panics.fetch_add(1, Relaxed);
+        self.rest.held.iter().for_each(|held| held.finish(false));
+        tracing::error!(
+            path = self.rest.in_flight.path(),
+            panic = panics::text_of(panic),
+            "a handler panicked"
+        );
         self.failed(StatusCode::INTERNAL_SERVER_ERROR, Code::Internal, "the handler panicked")
     }
 
     fn failed(&mut self, status: StatusCode, code: Code, text: &'static str) -> Response<Body> {
-        self.in_flight.answer();
+        self.rest.in_flight.answer();
         let mut answer = answer::failed(self.grpc, status, code, text);
         if self.closes() {
             answer::say_close(&mut answer);
@@ -224,7 +228,7 @@ impl Running {
     }
 
     fn closes(&self) -> bool {
-        self.http1 && self.in_flight.conn().says_close()
+        self.http1 && self.rest.in_flight.conn().says_close()
     }
 }
 

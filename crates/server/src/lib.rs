@@ -13,6 +13,7 @@ mod conn;
 mod dispatch;
 mod drain;
 mod encrypt;
+mod given;
 mod handling;
 mod handover;
 mod handshake;
