@@ -186,11 +186,9 @@ pub(crate) fn list_scenarios() -> ExitCode {
 /// What h2spec says of our port, in the foreground.
 pub(crate) fn h2spec_alone() -> ExitCode {
     alone(|| {
-        protoc::provide()?;
         let servers = Provided { h2spec: Some(h2spec::provide()?), ..Provided::default() };
-        let mut command =
-            workspace::cargo(&["test", "--quiet", "--package", "meshwork-tests", "--test", "all"]);
-        run::shown(servers.tell(command.args(["--", "h2spec", "--nocapture"])))
+        let mut command = workspace::cargo(&["test", "--quiet", "--package", "meshwork-server"]);
+        run::shown(servers.tell(command.args(["--test", "h2spec", "--", "--nocapture"])))
     })
 }
 
