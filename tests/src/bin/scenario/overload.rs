@@ -120,7 +120,7 @@ impl Run {
         let (loaded, grown) =
             tokio::join!(load(&caller, self.rate(OVERLOAD), self.overload), self.growth(&provider));
         let served = provider.controls().served().await?;
-        let after = load(&caller, self.rate(CALM), length.allows(NORMAL) + self.calm).await;
+        let after = load(&caller, self.rate(CALM), NORMAL + self.calm).await;
 
         judge.told("|", registry);
         judge.count("failed in calm", calm.failed(), 0);
