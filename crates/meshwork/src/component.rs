@@ -149,7 +149,7 @@ impl Components {
         }
         let Component { name, start, stop, start_timeout, stop_timeout, .. } = self.waiting.remove(0);
         if let Some(start) = start {
-            start.run(handle, limit.min(Instant::now() + start_timeout)).await?;
+            start.named(format!("component `{name}`"), start_timeout).run(handle, limit).await?;
         }
         tracing::debug!(component = %name, "started");
         if let Some(stop) = stop {
