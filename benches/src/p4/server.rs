@@ -58,6 +58,8 @@ async fn serve(kind: Kind) -> Result<tokio::task::JoinHandle<()>, BoxError> {
         Kind::Ours => {
             let app = App::new()
                 .with_environment("test")
+                // Nothing but defaults, wherever this runs.
+                .with_config_dir("/nonexistent")
                 .with_config("[service]\nname = \"p4\"")
                 .with_registry(Memory::new())
                 .http(http)
