@@ -124,9 +124,10 @@ async fn quick_updates_end_in_the_last_one(bench: Bench) -> Proof {
     let registration = process.announce(bench.instance(&service)).await?;
     let (id, watch) = (registration.id(), bench.open()?.watch(&service)?);
     registration.update(|instance| instance.weight = 0);
+    // Fresh, so that it stands in all of it: a union may show one side's word before the other side is read.
     let weighs = |weight| {
         bench.see(&watch, "the weight is seen", move |view| {
-            view.value().first().is_some_and(|i| i.weight == weight)
+            view.staleness().is_fresh() && view.value().first().is_some_and(|i| i.weight == weight)
         })
     };
     weighs(0).await?;
