@@ -235,7 +235,7 @@ fn priority_of(number: u64) -> Priority {
 /// One call; every other one of each priority is over gRPC, the others over HTTP.
 async fn one(caller: Caller, number: u64) -> Result<(), Refusal> {
     let channel = caller.channel().priority(priority_of(number));
-    if number / 5 % 2 == 0 {
+    if (number / 5).is_multiple_of(2) {
         let answer = UsersClient::new(channel).get(GetUser { id: 7 }).await;
         answer.map(drop).map_err(|status| match CallError::of(&status) {
             Some(error) => Refusal::by(error),
