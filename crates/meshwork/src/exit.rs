@@ -33,6 +33,11 @@ impl Drop for Alive {
     }
 }
 
+/// Whether at most one app is alive.
+pub(crate) fn is_last() -> bool {
+    ALIVE.load(SeqCst) <= 1
+}
+
 /// Ends the process with this code this time after its last app, if it has not ended by then.
 pub(crate) fn soon(code: u8, after: Duration) {
     let wait = move || {

@@ -27,6 +27,7 @@ mod announce;
 mod app;
 mod args;
 mod assemble;
+mod awake;
 mod banner;
 mod bell;
 mod bind;

@@ -9,6 +9,7 @@ use tokio::{pin, select, time::Instant};
 use crate::{
     App, Handle, Report, RunError,
     args::{self, Command},
+    awake::{self, Awake},
     banner,
     check::Check,
     component::Components,
@@ -82,11 +83,12 @@ async fn live(app: App, signals: Signals) -> Result<Report, RunError> {
     };
     let on_flush = std::mem::take(&mut hooks.on_flush);
     let spare = flush::budget(wiring.config.drain(), &on_flush);
+    let mut awake = None;
     let mut outcome = match job {
         Some(job) => job::run(&shared, &wiring, components, job, spare).await,
         None => {
             let declared = Declared { services, hooks, components, tasks, checks, spare };
-            serve(&shared, &wiring, declared, signals).await
+            serve(&shared, &wiring, declared, signals, &mut awake).await
         }
     };
     let began = Instant::now();
@@ -144,10 +146,12 @@ async fn serve(
     wiring: &Arc<Wiring>,
     declared: Declared,
     signals: Signals,
+    awake: &mut Option<Awake>,
 ) -> Result<Report, RunError> {
     let Declared { services, hooks, mut components, tasks, checks, spare } = declared;
     let control = &shared.control;
     let began = Instant::now();
+    let owns_process = matches!(signals, Signals::Listen(_));
     let manager = match signals {
         Signals::Listen(share) => notify::spawn(shared, share),
         Signals::Ignore => None,
@@ -170,6 +174,8 @@ async fn serve(
             never = hooks => match never {},
         }
     };
+    let deadline = stop.since + wiring.config.drain().deadline;
+    *awake = Some(awake::spawn(owns_process.then(|| deadline.into_std())));
     let life = Life { running, tasks, on_stop, components, spare, on_serving: runs };
     let report = stop::leave(shared, wiring, life, stop, losses).await;
     if let Some(manager) = manager {

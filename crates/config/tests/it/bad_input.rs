@@ -30,7 +30,7 @@ fn an_unknown_key_is_shown_with_its_place_and_the_nearest_key() {
 #[test]
 fn an_unknown_key_like_no_other_lists_the_valid_ones() {
     let error = refused("[drain]\nbanana = 1");
-    assert_eq!(error.hint(), Some("valid keys: `settle`, `deadline`"));
+    assert_eq!(error.hint(), Some("valid keys: `settle`, `deadline`, `flush`"));
 }
 
 #[test]

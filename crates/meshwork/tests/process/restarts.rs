@@ -44,13 +44,15 @@ fn serving(service: &mut Service) -> SocketAddr {
 }
 
 fn judge(what: &str, seen: &Seen) {
-    let Seen { calls, kept_calls, grpc_calls, resent, failed, slowest, took } = seen;
+    let Seen { calls, kept_calls, grpc_calls, resent, failed, late, slowest, took } = seen;
     let rate = *calls as f64 / took.as_secs_f64();
     println!(
         "{what}: {RESTARTS} restarts, {calls} new connections at {rate:.0}/s, {kept_calls} calls on {KEPT} kept \
-         ones, {grpc_calls} in gRPC ({resent} sent again after GOAWAY), {} failed, slowest new {slowest:.0?}",
+         ones, {grpc_calls} in gRPC ({resent} sent again after GOAWAY), {} failed, {late} too late by themselves, \
+         slowest new {slowest:.0?}",
         failed.len()
     );
+    assert!(late * 20 < *calls, "{what}: {late} of {calls} callers were held up, this shows nothing");
     assert!(failed.is_empty(), "{what}: {:?}", &failed[..failed.len().min(10)]);
     assert!(*calls > 0 && *kept_calls > 0 && *grpc_calls > 0, "{seen:?}");
 }

@@ -75,6 +75,7 @@ impl Service {
                 None if Instant::now() < limit => thread::sleep(Duration::from_millis(5)),
                 None => {
                     self.child.kill().unwrap();
+                    self.said.extend(self.lines.iter());
                     panic!("does not end; it said {:#?}", self.said);
                 }
             }

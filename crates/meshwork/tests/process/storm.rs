@@ -17,7 +17,7 @@ use tokio::{
     runtime,
     sync::Mutex,
     task::JoinSet,
-    time::{Instant, MissedTickBehavior, interval, sleep, timeout},
+    time::{Instant, MissedTickBehavior, error::Elapsed, interval, sleep, timeout},
 };
 use tonic::transport::Channel;
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
@@ -32,6 +32,9 @@ const GRPC: usize = 5;
 /// How long the requests of those who are far away come after their connections.
 const FAR: Duration = Duration::from_millis(150);
 
+/// Whoever lets so much pass between connecting and asking is late by himself: a server that drains waits 500 ms.
+const LATE: Duration = Duration::from_millis(400);
+
 /// How hyper says that a stream came after the last one that its peer took, and that a request was never sent.
 const GOODBYES: [&str; 2] = ["GoAway(b\"\", NO_ERROR, Remote)", "Canceled, \"connection closed\""];
 
@@ -44,6 +47,8 @@ pub(crate) struct Seen {
     /// Of these, sent again after a goodbye that said it had not been begun.
     pub(crate) resent: usize,
     pub(crate) failed: Vec<String>,
+    /// New connections whose caller was held up before it asked, and then found nobody.
+    pub(crate) late: usize,
     pub(crate) slowest: Duration,
     pub(crate) took: Duration,
 }
@@ -139,20 +144,31 @@ async fn call(addr: SocketAddr, rate: u32, kept: usize, end: Arc<AtomicBool>) ->
 }
 
 impl Seen {
-    fn note(&mut self, (ended, took): (Result<io::Result<()>, tokio::time::error::Elapsed>, Duration)) {
+    fn note(&mut self, (ended, took): (Result<(io::Result<()>, Duration), Elapsed>, Duration)) {
         self.slowest = self.slowest.max(took);
         match ended {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => self.failed.push(format!("new: {error}")),
+            Ok((Ok(()), _)) => {}
+            Ok((Err(_), pause)) if pause > LATE => self.late += 1,
+            Ok((Err(error), pause)) => self.failed.push(format!("new, {pause:?} after connecting: {error}")),
             Err(elapsed) => self.failed.push(format!("new: {elapsed}")),
         }
     }
 }
 
-/// One call on a connection of its own; the request comes so long after the connection.
-async fn once(addr: SocketAddr, away: Duration) -> io::Result<()> {
-    let mut peer = TcpStream::connect(addr).await?;
+/// One call on a connection of its own; the request is to come so long after the connection. How it ended, and when the
+/// request came.
+async fn once(addr: SocketAddr, away: Duration) -> (io::Result<()>, Duration) {
+    let peer = match TcpStream::connect(addr).await {
+        Ok(peer) => peer,
+        Err(error) => return (Err(error), Duration::ZERO),
+    };
+    let connected = Instant::now();
     sleep(away).await;
+    let pause = connected.elapsed();
+    (ask(peer).await, pause)
+}
+
+async fn ask(mut peer: TcpStream) -> io::Result<()> {
     peer.write_all(b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await?;
     let mut answer = String::new();
     peer.read_to_string(&mut answer).await?;

@@ -24,6 +24,7 @@ pub(crate) const TESTS: &[(&str, fn())] = &[
     ("a_hook_that_ends_after_the_deadline_is_cut_at_it_and_named", late_hook),
     ("whatever_blocks_its_thread_for_ever_is_named_and_the_process_ends_on_time", blocked),
     ("a_second_signal_ends_it_at_once_though_every_worker_is_blocked", second_signal),
+    ("one_signal_ends_it_at_the_deadline_though_every_worker_is_blocked", one_signal),
 ];
 
 fn jobs() {
@@ -237,17 +238,34 @@ fn blocked() {
     }
 }
 
-fn second_signal() {
+/// A service that serves and has both its workers blocked, and who blocks them.
+fn all_blocked() -> (Service, Vec<TcpStream>) {
     let mut service = Service::start("plain", &[], &[]);
     let line = service.says("serving at");
     let addr = line.rsplit(' ').next().unwrap().to_owned();
-    // One for each worker; a third may wait for ever.
     let mut peers = Vec::new();
+    // One for each worker; a third may wait for ever.
     for _ in 0..2 {
         let mut peer = TcpStream::connect(&addr).unwrap();
         peer.write_all(b"GET /block HTTP/1.1\r\nhost: a\r\n\r\n").unwrap();
         peers.push(peer);
     }
+    (service, peers)
+}
+
+fn one_signal() {
+    let (mut service, _peers) = all_blocked();
+    service.says("blocking");
+    service.signal("TERM");
+    let began = Instant::now();
+    let (code, said) = service.ended();
+    assert_eq!(code, Some(6), "{said}");
+    // The deadline, what a runtime that does not turn is given besides, and a slow machine.
+    assert!(began.elapsed() < Duration::from_millis(3_000) * 3, "{:?}", began.elapsed());
+}
+
+fn second_signal() {
+    let (mut service, _peers) = all_blocked();
     service.says("blocking");
     service.signal("TERM");
     thread::sleep(Duration::from_millis(100));
