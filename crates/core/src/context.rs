@@ -1,11 +1,20 @@
 //! What travels with a call from hop to hop.
 
-use std::{future::Future, sync::Arc};
+use std::{
+    cell::RefCell,
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{self, Poll},
+};
 
-use tokio::{task::futures::TaskLocalFuture, time::Instant};
+use pin_project_lite::pin_project;
+use tokio::time::Instant;
 
-tokio::task_local! {
-    static CURRENT: Context;
+use crate::within;
+
+thread_local! {
+    static CURRENT: RefCell<Option<Context>> = const { RefCell::new(None) };
 }
 
 /// How much a call matters when not all can be served.
@@ -68,13 +77,13 @@ pub struct Context {
 impl Context {
     /// The context of the running task; the default one outside any scope.
     pub fn current() -> Self {
-        CURRENT.try_with(Self::clone).unwrap_or_default()
+        Self::with_current(|context| context.cloned()).unwrap_or_default()
     }
 
     /// Reads the running task's context without cloning it.
     pub fn with_current<R>(read: impl FnOnce(Option<&Self>) -> R) -> R {
         let mut read = Some(read);
-        let inside = CURRENT.try_with(|context| read.take().map(|read| read(Some(context))));
+        let inside = CURRENT.try_with(|context| read.take().map(|read| read(context.borrow().as_ref())));
         match (inside, read) {
             (Ok(Some(result)), _) => result,
             (_, Some(read)) => read(None),
@@ -86,13 +95,56 @@ impl Context {
     ///
     /// # Cancel safety
     /// That of `future`.
-    pub fn scope<F: Future>(self, future: F) -> TaskLocalFuture<Self, F> {
-        CURRENT.scope(self, future)
+    pub fn scope<F: Future>(self, future: F) -> Scope<F> {
+        Scope { context: Some(self), future: Some(future) }
     }
 
-    /// Runs `work` inside this context; for polling a body.
+    /// Runs `work` inside this context.
     pub fn sync_scope<R>(self, work: impl FnOnce() -> R) -> R {
-        CURRENT.sync_scope(self, work)
+        Self::within(&mut Some(self), work)
+    }
+
+    /// Runs `work` inside the context that `kept` holds, outside of any with `None`, and puts it back: for whoever polls
+    /// again and again.
+    pub fn within<R>(kept: &mut Option<Self>, work: impl FnOnce() -> R) -> R {
+        within(&CURRENT, kept, work)
+    }
+}
+
+pin_project! {
+    /// The future of [`Context::scope`]; polled, and dropped, inside the context.
+    #[derive(Debug)]
+    #[must_use = "a future does nothing unless it is awaited"]
+    pub struct Scope<F> {
+        context: Option<Context>,
+        // `None` once it has ended.
+        #[pin]
+        future: Option<F>,
+    }
+
+    impl<F> PinnedDrop for Scope<F> {
+        fn drop(this: Pin<&mut Self>) {
+            let mut this = this.project();
+            if this.future.is_some() {
+                Context::within(this.context, || this.future.set(None));
+            }
+        }
+    }
+}
+
+impl<F: Future> Future for Scope<F> {
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<F::Output> {
+        let mut this = self.project();
+        Context::within(this.context, || {
+            let future = this.future.as_mut().as_pin_mut().expect("invariant: not polled after its end");
+            let polled = future.poll(cx);
+            if polled.is_ready() {
+                this.future.set(None);
+            }
+            polled
+        })
     }
 }
 

@@ -28,11 +28,12 @@ mod timestamp;
 mod view;
 mod watch;
 mod wire;
+mod within;
 
 pub use address::AddressRules;
 pub use backend::{Announcer, Backend, BoxFuture, Change, Changes, Drive, Parts, Source};
 pub use build::Build;
-pub use context::{Context, Priority};
+pub use context::{Context, Priority, Scope};
 pub use delivered::{Delivered, Verdict};
 pub use dialect::{Decoded, Dialect, Native, Record};
 pub use discovery::{Catalog, Discovery};
@@ -50,3 +51,4 @@ pub use timestamp::Timestamp;
 pub use view::{Instances, Snapshot, Staleness, View};
 pub use watch::{Evidence, Publisher, Seen, Watch};
 pub use wire::{Decoder, MAX_ENDPOINTS, MAX_LABELS, MAX_RECORD_BYTES, decode, encode};
+pub use within::within;

@@ -5,19 +5,19 @@ use std::{
     future::Future,
     panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
-    sync::atomic::Ordering::Relaxed,
+    sync::{Arc, atomic::Ordering::Relaxed},
     task::{Poll, ready},
 };
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, header::CONTENT_TYPE};
 use http_body::{Frame, SizeHint};
-use meshwork_core::{BoxError, Context, headers};
+use meshwork_core::{BoxError, Context, headers, within};
 use tokio::time::{self, Instant, Sleep};
 use tonic::Code;
 
 use crate::{
-    conn::{InFlight, Waiting},
+    conn::{Conn, InFlight, Waiting},
     places::Held,
     shared::Stage,
     status,
@@ -74,8 +74,9 @@ pub(crate) struct Handled {
 /// What lives from the head of a request to the end of its answer. Boxed: hyper moves futures and bodies about
 /// several times for each request, and this is most of their size.
 pub(crate) struct Rest {
-    /// That of the handler, once it has answered.
-    pub(crate) context: Context,
+    /// That of the handler. Whatever of it is polled finds it at the thread, and this beside it.
+    context: Option<Context>,
+    served: Option<Arc<Conn>>,
     pub(crate) in_flight: InFlight,
     /// Its place, where places are counted.
     pub(crate) held: Option<Held>,
@@ -87,9 +88,19 @@ pub(crate) struct Rest {
 }
 
 impl Rest {
-    pub(crate) fn new(in_flight: InFlight, held: Option<Held>) -> Box<Self> {
-        let context = Context::default();
-        Box::new(Self { context, in_flight, held, sleep: None, waiting: None, frames: 0 })
+    pub(crate) fn new(context: Context, in_flight: InFlight, held: Option<Held>) -> Box<Self> {
+        let (context, served) = (Some(context), Some(in_flight.conn().clone()));
+        Box::new(Self { context, served, in_flight, held, sleep: None, waiting: None, frames: 0 })
+    }
+
+    /// The deadline of the request.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.context.as_ref()?.deadline
+    }
+
+    /// Runs some of the handler's own code.
+    pub(crate) fn inside<R>(&mut self, work: impl FnOnce() -> R) -> R {
+        within(&SERVED, &mut self.served, || Context::within(&mut self.context, work))
     }
 }
 
@@ -140,11 +151,8 @@ impl http_body::Body for Body {
 impl Handled {
     fn poll_frame(&mut self, cx: &mut std::task::Context<'_>) -> Polled {
         let Some(rest) = &mut self.rest else { return Poll::Ready(None) };
-        let (context, served, body) = (rest.context.clone(), rest.in_flight.conn().clone(), &mut self.body);
-        let poll = || {
-            let poll = || http_body::Body::poll_frame(Pin::new(body), cx);
-            SERVED.sync_scope(served, || context.sync_scope(poll))
-        };
+        let body = Pin::new(&mut self.body);
+        let poll = || rest.inside(|| http_body::Body::poll_frame(body, cx));
         match catch_unwind(AssertUnwindSafe(poll)) {
             Ok(Poll::Pending) => {
                 rest.held.iter().for_each(Held::leave);
@@ -165,8 +173,9 @@ impl Handled {
                         }
                     }
                 } else {
-                    let well =
-                        frame.trailers_ref().and_then(status::is_ok).unwrap_or(self.talk != Talk::Grpc);
+                    // Of no matter where nobody counts.
+                    let said = || frame.trailers_ref().and_then(status::is_ok);
+                    let well = rest.held.is_none() || said().unwrap_or(self.talk != Talk::Grpc);
                     self.over(well);
                 }
                 Poll::Ready(Some(Ok(frame)))
@@ -215,7 +224,7 @@ impl Handled {
             return self.tell();
         }
         let Some(rest) = &mut self.rest else { return Poll::Ready(None) };
-        let deadline = rest.context.deadline;
+        let deadline = rest.deadline();
         let Some(until) = deadline.into_iter().chain(ends).min() else { return Poll::Pending };
         let sleep = rest.sleep.get_or_insert_with(|| Box::pin(time::sleep_until(until)));
         if ends.is_some_and(|ends| ends < sleep.deadline()) {

@@ -6,7 +6,7 @@ use std::{
     future::Future,
     panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
-    sync::{Arc, atomic::Ordering::Relaxed},
+    sync::atomic::Ordering::Relaxed,
     task::{Poll, ready},
     time::Duration,
 };
@@ -15,34 +15,26 @@ use axum::routing::future::RouteFuture;
 use http::{HeaderValue, Response, StatusCode, header::UPGRADE};
 use http_body::Body as _;
 use meshwork_core::{Context, headers};
-use meshwork_resilience::retry::{Chain, Chained};
+use meshwork_resilience::retry::Chain;
 use pin_project_lite::pin_project;
-use tokio::{
-    sync::futures::OwnedNotified,
-    task::futures::TaskLocalFuture,
-    time::{self, Instant},
-};
+use tokio::{sync::futures::OwnedNotified, time};
 use tonic::Code;
 
 use crate::{
     answer,
     body::{self, Body, Rest, Talk},
-    conn::{Conn, InFlight},
+    conn::InFlight,
     drain::CutKind,
     panics,
     places::Held,
     shared::Stage,
     status,
     uplink::Uplink,
-    work::SERVED,
 };
 
 /// How long after the deadline we answer that it passed. The caller has the same deadline and knows who set
 /// it: its own error says more than our answer would.
 const GRACE: Duration = Duration::from_millis(10);
-
-/// A handler in the scopes that it may look at.
-type Scoped = TaskLocalFuture<Context, TaskLocalFuture<Arc<Conn>, Chained<RouteFuture<Infallible>>>>;
 
 pin_project! {
     /// The future of one request: an answer that is there, or a handler inside its context.
@@ -50,19 +42,31 @@ pin_project! {
     pub(crate) enum Handling {
         Answered { answer: Option<Response<Body>> },
         Running {
+            // `None` once it has answered.
             #[pin]
-            route: Scoped,
+            route: Option<RouteFuture<Infallible>>,
             request: Option<Running>,
             #[pin]
             ending: Option<OwnedNotified>,
         },
+    }
+
+    impl PinnedDrop for Handling {
+        fn drop(this: Pin<&mut Self>) {
+            if let HandlingProj::Running { mut route, request: Some(request), .. } = this.project()
+                && route.is_some()
+            {
+                request.inside(|| route.set(None));
+            }
+        }
     }
 }
 
 /// What a running request needs beside its handler.
 pub(crate) struct Running {
     rest: Box<Rest>,
-    deadline: Option<Instant>,
+    /// Whether its calls have spent their retries.
+    spent: bool,
     grpc: bool,
     http1: bool,
     /// Whether its caller still sends, where streams have an age.
@@ -89,10 +93,9 @@ impl Handling {
         http1: bool,
         uplink: Option<Uplink>,
     ) -> Self {
-        let (deadline, conn) = (context.deadline, in_flight.conn().clone());
-        let route = context.scope(SERVED.scope(conn, Chain::scope(route)));
-        let request = Running { rest: Rest::new(in_flight, held), deadline, grpc, http1, uplink };
-        Self::Running { route, request: Some(request), ending: None }
+        let rest = Rest::new(context, in_flight, held);
+        let request = Running { rest, spent: false, grpc, http1, uplink };
+        Self::Running { route: Some(route), request: Some(request), ending: None }
     }
 }
 
@@ -107,7 +110,15 @@ impl Future for Handling {
             HandlingProj::Running { route, request, ending } => (route, request, ending),
         };
         let request = slot.as_mut().expect("invariant: not polled after its end");
-        let answer = match catch_unwind(AssertUnwindSafe(|| route.as_mut().poll(cx))) {
+        let mut poll = || {
+            let running = route.as_mut().as_pin_mut().expect("invariant: not polled after its end");
+            let polled = running.poll(cx);
+            if polled.is_ready() {
+                route.set(None);
+            }
+            polled
+        };
+        let answer = match catch_unwind(AssertUnwindSafe(|| request.inside(&mut poll))) {
             Ok(Poll::Pending) => {
                 let conn = request.rest.in_flight.conn();
                 if ending.is_none() {
@@ -124,10 +135,9 @@ impl Future for Handling {
                     }
                 }
             }
-            Ok(Poll::Ready((Ok(mut answer), spent))) => {
-                let mut request = slot.take().expect("invariant: just seen");
-                request.rest.context = route.take_value().unwrap_or_default();
-                if spent {
+            Ok(Poll::Ready(Ok(mut answer))) => {
+                let request = slot.take().expect("invariant: just seen");
+                if request.spent {
                     Chain::tell(&mut answer);
                 }
                 return Poll::Ready(Ok(request.answer(answer)));
@@ -143,9 +153,14 @@ impl Future for Handling {
 // === impl Running ===
 
 impl Running {
+    /// Runs some of the handler, which may look at its context and its connection.
+    fn inside<R>(&mut self, work: impl FnOnce() -> R) -> R {
+        Chain::within(&mut self.spent, || self.rest.inside(work))
+    }
+
     fn poll_end(&mut self, cx: &mut std::task::Context<'_>) -> Poll<TooLate> {
         loop {
-            let deadline = self.deadline.map(|deadline| deadline + GRACE);
+            let deadline = self.rest.deadline().map(|deadline| deadline + GRACE);
             let age = self.rest.in_flight.ends().filter(|_| self.uplink.is_some());
             let Some(until) = deadline.into_iter().chain(age).min() else { return Poll::Pending };
             let sleep = self.rest.sleep.get_or_insert_with(|| Box::pin(time::sleep_until(until)));

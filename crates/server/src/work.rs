@@ -1,6 +1,7 @@
 //! What a handler may ask of the server it runs in: work that outlives its caller, and whether it is time to go.
 
 use std::{
+    cell::RefCell,
     future::Future,
     net::SocketAddr,
     panic::AssertUnwindSafe,
@@ -21,9 +22,9 @@ use crate::{
     shared::{Shared, Stage},
 };
 
-tokio::task_local! {
+thread_local! {
     /// The connection whose request is being handled.
-    pub(crate) static SERVED: Arc<Conn>;
+    pub(crate) static SERVED: RefCell<Option<Arc<Conn>>> = const { RefCell::new(None) };
 }
 
 /// Goes on with `work` when the handler that calls this is dropped: its caller is gone, or its deadline has passed.
@@ -52,7 +53,7 @@ where
     let mut context = Context::current();
     context.deadline = None;
     let (told, result) = oneshot::channel();
-    let served = SERVED.try_with(Arc::clone).ok();
+    let served = SERVED.try_with(|served| served.borrow().clone()).ok().flatten();
     let owned = served.as_ref().map(|conn| Owned::new(conn, name));
     let counted = served.as_ref().map(|conn| conn.shared.sockets.token());
     let cut = served.map_or_else(CancellationToken::new, |conn| conn.shared.cut.clone());
@@ -104,7 +105,8 @@ impl<T> Future for Detached<T> {
 /// }
 /// ```
 pub fn draining() -> Draining {
-    Draining(SERVED.try_with(|conn| conn.shared.draining.clone()).unwrap_or_default())
+    let served = SERVED.try_with(|served| served.borrow().clone()).ok().flatten();
+    Draining(served.map(|conn| conn.shared.draining.clone()).unwrap_or_default())
 }
 
 /// See [`draining`]. May be taken along to tasks that the handler leaves behind.

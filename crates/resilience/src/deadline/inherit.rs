@@ -8,8 +8,8 @@ use std::{
 };
 
 use http::{HeaderMap, HeaderName, HeaderValue, Request};
-use meshwork_core::{Context, Priority, headers, timeout};
-use tokio::{task::futures::TaskLocalFuture, time::Instant};
+use meshwork_core::{Context, Priority, Scope, headers, timeout};
+use tokio::time::Instant;
 use tower_layer::Layer;
 use tower_service::Service;
 
@@ -164,7 +164,7 @@ where
 {
     type Response = S::Response;
     type Error = S::Error;
-    type Future = TaskLocalFuture<Context, S::Future>;
+    type Future = Scope<S::Future>;
 
     fn poll_ready(&mut self, cx: &mut task::Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(cx)

@@ -6,24 +6,24 @@
 //! next to the failure retries ("Addressing Cascading Failures", Site Reliability Engineering, 2016).
 
 use std::{
+    cell::Cell,
     future::Future,
     pin::Pin,
-    sync::atomic::{AtomicBool, Ordering::Relaxed},
-    task::{self, Poll, ready},
+    task::{self, Poll},
 };
 
 use http::{Response, header};
 use meshwork_core::headers;
 use pin_project_lite::pin_project;
-use tokio::task::futures::TaskLocalFuture;
 use tower_layer::Layer;
 use tower_service::Service;
 
 use super::Said;
 use crate::Pushback;
 
-tokio::task_local! {
-    static SPENT: AtomicBool;
+thread_local! {
+    // `None` outside of handlers.
+    static SPENT: Cell<Option<bool>> = const { Cell::new(None) };
 }
 
 /// Whether a call that the running handler made has spent its retries.
@@ -34,7 +34,7 @@ impl Chain {
     /// Notes that a call failed and its retries are spent ([`Stop::is_spent`](super::Stop::is_spent)); nothing
     /// outside of a [`scope`](Self::scope). A task that the handler spawned is outside.
     pub fn spent() {
-        let _outside = SPENT.try_with(|spent| spent.store(true, Relaxed));
+        SPENT.set(SPENT.get().map(|_| true));
     }
 
     /// Runs a handler; beside its output, whether its calls have spent their retries. No allocation.
@@ -42,7 +42,19 @@ impl Chain {
     /// # Cancel safety
     /// That of `handler`.
     pub fn scope<F: Future>(handler: F) -> Chained<F> {
-        Chained { handler: SPENT.scope(AtomicBool::new(false), handler) }
+        Chained { handler, spent: false }
+    }
+
+    /// Runs a poll of a handler; `spent` becomes true when one of its calls has spent its retries.
+    pub fn within<R>(spent: &mut bool, poll: impl FnOnce() -> R) -> R {
+        struct Back<'a>(Option<bool>, &'a mut bool);
+        impl Drop for Back<'_> {
+            fn drop(&mut self) {
+                *self.1 |= SPENT.replace(self.0).unwrap_or_default();
+            }
+        }
+        let _back = Back(SPENT.replace(Some(false)), spent);
+        poll()
     }
 
     /// Says so in the head of a failing answer.
@@ -60,7 +72,8 @@ pin_project! {
     /// The future of [`Chain::scope`].
     pub struct Chained<F> {
         #[pin]
-        handler: TaskLocalFuture<AtomicBool, F>,
+        handler: F,
+        spent: bool,
     }
 }
 
@@ -68,10 +81,9 @@ impl<F: Future> Future for Chained<F> {
     type Output = (F::Output, bool);
 
     fn poll(self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<Self::Output> {
-        let mut handler = self.project().handler;
-        let output = ready!(handler.as_mut().poll(cx));
-        let spent = handler.take_value().is_some_and(AtomicBool::into_inner);
-        Poll::Ready((output, spent))
+        let this = self.project();
+        let polled = Chain::within(this.spent, || this.handler.poll(cx));
+        polled.map(|output| (output, *this.spent))
     }
 }
 
@@ -138,7 +150,7 @@ where
     type Output = F::Output;
 
     fn poll(self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<Self::Output> {
-        let (mut answered, spent) = ready!(self.project().handler.poll(cx));
+        let (mut answered, spent) = task::ready!(self.project().handler.poll(cx));
         if let Ok(answer) = &mut answered
             && spent
         {
