@@ -5,23 +5,22 @@ use std::{
     future::Future,
     panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
-    sync::{Arc, atomic::Ordering::Relaxed},
+    sync::atomic::Ordering::Relaxed,
     task::{Poll, ready},
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, header::CONTENT_TYPE};
+use http::{HeaderMap, header::CONTENT_TYPE};
 use http_body::{Frame, SizeHint};
-use meshwork_core::{BoxError, Context, headers, within};
+use meshwork_core::{BoxError, Context, headers};
 use tokio::time::{self, Instant, Sleep};
 use tonic::Code;
 
 use crate::{
-    conn::{Conn, InFlight, Waiting},
+    conn::{InFlight, Waiting},
     places::Held,
     shared::Stage,
     status,
-    work::SERVED,
 };
 
 /// The content type of server-sent events.
@@ -54,11 +53,14 @@ pub(crate) enum Talk {
 
 impl Talk {
     pub(crate) fn of(grpc: bool, head: &HeaderMap) -> Self {
-        let content_type = || head.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
-        match grpc {
-            true => Self::Grpc,
-            false if content_type().is_some_and(|kind| kind.starts_with(EVENTS)) => Self::Events,
-            false => Self::Other,
+        if grpc {
+            return Self::Grpc;
+        }
+        // An answer has few headers: to pass over them costs less than to look one up.
+        let content_type = head.iter().find(|(name, _)| *name == CONTENT_TYPE);
+        match content_type {
+            Some((_, kind)) if kind.as_bytes().starts_with(EVENTS) => Self::Events,
+            _ => Self::Other,
         }
     }
 }
@@ -74,9 +76,8 @@ pub(crate) struct Handled {
 /// What lives from the head of a request to the end of its answer. Boxed: hyper moves futures and bodies about
 /// several times for each request, and this is most of their size.
 pub(crate) struct Rest {
-    /// That of the handler. Whatever of it is polled finds it at the thread, and this beside it.
+    /// That of the handler. Whatever of it is polled finds it at the thread, and its connection beside it.
     context: Option<Context>,
-    served: Option<Arc<Conn>>,
     pub(crate) in_flight: InFlight,
     /// Its place, where places are counted.
     pub(crate) held: Option<Held>,
@@ -89,8 +90,7 @@ pub(crate) struct Rest {
 
 impl Rest {
     pub(crate) fn new(context: Context, in_flight: InFlight, held: Option<Held>) -> Box<Self> {
-        let (context, served) = (Some(context), Some(in_flight.conn().clone()));
-        Box::new(Self { context, served, in_flight, held, sleep: None, waiting: None, frames: 0 })
+        Box::new(Self { context: Some(context), in_flight, held, sleep: None, waiting: None, frames: 0 })
     }
 
     /// The deadline of the request.
@@ -100,7 +100,7 @@ impl Rest {
 
     /// Runs some of the handler's own code.
     pub(crate) fn inside<R>(&mut self, work: impl FnOnce() -> R) -> R {
-        within(&SERVED, &mut self.served, || Context::within(&mut self.context, work))
+        self.in_flight.inside(|| Context::within(&mut self.context, work))
     }
 }
 

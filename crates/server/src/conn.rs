@@ -1,6 +1,7 @@
 //! What is known of one connection, and of one request in flight on it.
 
 use std::{
+    cell::RefCell,
     collections::HashMap,
     net::SocketAddr,
     sync::{
@@ -11,6 +12,7 @@ use std::{
 
 use futures_util::task::AtomicWaker;
 use http::{Method, uri::PathAndQuery};
+use meshwork_core::within;
 use tokio::{sync::Notify, time::Instant};
 
 use crate::{
@@ -19,6 +21,11 @@ use crate::{
     drain::{Cut, CutKind, CutRequest},
     shared::{Shared, Stage},
 };
+
+thread_local! {
+    /// The connection whose request is being handled.
+    pub(crate) static SERVED: RefCell<Option<Arc<Conn>>> = const { RefCell::new(None) };
+}
 
 /// One connection, shared by its task, its socket and its requests.
 #[derive(Debug)]
@@ -182,7 +189,8 @@ impl Conn {
 /// One request, from its head to the end of its answer. Dropping it ends it.
 #[derive(Debug)]
 pub(crate) struct InFlight {
-    conn: Arc<Conn>,
+    /// At the thread instead, while the handler is polled.
+    conn: Option<Arc<Conn>>,
     method: Method,
     path: Option<PathAndQuery>,
     began: Instant,
@@ -196,11 +204,16 @@ impl InFlight {
     pub(crate) fn begin(conn: Arc<Conn>, method: Method, path: Option<PathAndQuery>, began: Instant) -> Self {
         conn.in_flight.fetch_add(1, Relaxed);
         let ends = conn.shared.config.max_stream_age.and_then(|age| began.checked_add(about(age)));
-        Self { conn, method, path, began, ends, answered: false, told: false }
+        Self { conn: Some(conn), method, path, began, ends, answered: false, told: false }
     }
 
     pub(crate) fn conn(&self) -> &Arc<Conn> {
-        &self.conn
+        self.conn.as_ref().expect("invariant: only a handler's own code runs while it is away")
+    }
+
+    /// Runs some of the handler's own code, which may ask for its connection.
+    pub(crate) fn inside<R>(&mut self, work: impl FnOnce() -> R) -> R {
+        within(&SERVED, &mut self.conn, work)
     }
 
     /// When it has reached the age of streams, where one is set; whether it is a stream is another matter.
@@ -226,20 +239,21 @@ impl InFlight {
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        let shared = &self.conn.shared;
+        let conn = self.conn();
+        let shared = &conn.shared;
         let cut = shared.stage() == Stage::Cut;
         if !self.answered && !cut {
-            self.conn.note_cancelled();
+            conn.note_cancelled();
         }
         if cut || self.told {
             let path = self.path().into();
             let request = CutRequest { method: self.method.clone(), path, told: self.told };
-            shared.report(Cut { request: Some(request), age: self.began.elapsed(), ..self.conn.as_cut() });
+            shared.report(Cut { request: Some(request), age: self.began.elapsed(), ..conn.as_cut() });
         }
         if self.told {
             shared.counters.told.fetch_add(1, Relaxed);
         }
-        self.conn.in_flight.fetch_sub(1, Relaxed);
+        conn.in_flight.fetch_sub(1, Relaxed);
         if cut {
             shared.dropped.notify_one();
         }

@@ -94,29 +94,30 @@ impl Dispatch {
         let shared = &self.conn.shared;
         let path = request.uri().path();
         // Health is told to the last.
-        match path {
-            HEALTH if !inbound.is_grpc() => {
-                return Some(answer::json(StatusCode::OK, r#"{"alive":true}"#.into()));
+        let own = path.starts_with(OWN);
+        if own && !inbound.is_grpc() {
+            match path {
+                HEALTH => return Some(answer::json(StatusCode::OK, r#"{"alive":true}"#.into())),
+                READY => {
+                    let (ready, body) = shared.health.ready_json();
+                    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+                    return Some(answer::json(status, body));
+                }
+                _ => {}
             }
-            READY if !inbound.is_grpc() => {
-                let (ready, body) = shared.health.ready_json();
-                let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-                return Some(answer::json(status, body));
-            }
-            _ => {}
         }
         if self.refuses(inbound) {
             shared.counters.draining.fetch_add(1, Relaxed);
             return Some(answer::refused(inbound.is_grpc(), headers::REFUSED_DRAINING, &shared.identity));
         }
-        if path == headers::CONFIRM_PATH {
+        if own && path == headers::CONFIRM_PATH {
             return Some(answer::confirmed(&shared.identity));
         }
         if inbound.meant == Meant::Another {
             shared.counters.misdirected.fetch_add(1, Relaxed);
             return Some(answer::refused(inbound.is_grpc(), headers::REFUSED_MISDIRECTED, &shared.identity));
         }
-        if path.starts_with(OWN) {
+        if own {
             return Some(answer::not_found());
         }
         if inbound.carried.timeout() == Some(Duration::ZERO) {
@@ -178,50 +179,56 @@ impl Dispatch {
         if grpc && request.uri().path().starts_with(health_grpc::PREFIX) {
             return (self.doors.health.clone().call(request), None);
         }
-        if request.body().is_end_stream() {
-            return (self.route_place(request, grpc, place), None);
-        }
-        if !grpc {
-            let longest = conn.shared.config.body_idle_timeout;
-            let patient = request.map(|body| axum::body::Body::new(Patient::new(body, longest)));
-            return (self.route_place(patient, grpc, place), None);
-        }
-        if conn.shared.config.max_stream_age.is_none() {
-            return (self.route_place(request, grpc, place), None);
+        if let Some(place) = place {
+            request.extensions_mut().insert(place.clone());
         }
         let (head, body) = request.into_parts();
-        let (body, uplink) = Uplink::watch(body);
-        (self.route_place(Request::from_parts(head, body), grpc, place), Some(uplink))
+        let (body, uplink) = self.body(body, grpc, place);
+        (self.doors.split.route(Request::from_parts(head, body), grpc), uplink)
     }
 
-    fn route_place<B>(
-        &self,
-        mut request: Request<B>,
-        grpc: bool,
-        place: Option<&Place>,
-    ) -> RouteFuture<Infallible>
+    /// The body of a request, as its handler reads it.
+    fn body<B>(&self, body: B, grpc: bool, place: Option<&Place>) -> (axum::body::Body, Option<Uplink>)
+    where
+        B: Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let config = &self.conn.shared.config;
+        if body.is_end_stream() {
+            // An empty one costs no allocation.
+            return (axum::body::Body::empty(), None);
+        }
+        if !grpc {
+            let patient = axum::body::Body::new(Patient::new(body, config.body_idle_timeout));
+            return (self.counted(patient, grpc, place), None);
+        }
+        if config.max_stream_age.is_none() {
+            return (self.counted(body, grpc, place), None);
+        }
+        let (body, uplink) = Uplink::watch(body);
+        (self.counted(body, grpc, place), Some(uplink))
+    }
+
+    fn counted<B>(&self, body: B, grpc: bool, place: Option<&Place>) -> axum::body::Body
     where
         B: Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<BoxError>,
     {
         match place {
-            Some(place) => {
-                request.extensions_mut().insert(place.clone());
-                self.route_body(request.map(|body| Upload::new(body, place.clone(), grpc)), grpc)
-            }
-            None => self.route_body(request, grpc),
+            Some(place) => self.bounded(Upload::new(body, place.clone(), grpc), grpc),
+            None => self.bounded(body, grpc),
         }
     }
 
-    fn route_body<B>(&self, request: Request<B>, grpc: bool) -> RouteFuture<Infallible>
+    fn bounded<B>(&self, body: B, grpc: bool) -> axum::body::Body
     where
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
         let limit = self.conn.shared.config.max_body_bytes.filter(|_| !grpc);
-        let Some(limit) = limit else { return self.doors.split.route(request, grpc) };
+        let Some(limit) = limit else { return axum::body::Body::new(body) };
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-        self.doors.split.route(request.map(|body| Limited::new(body, limit)), grpc)
+        axum::body::Body::new(Limited::new(body, limit))
     }
 
     /// Takes the request in. Health is asked most when there is most to do.

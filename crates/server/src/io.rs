@@ -4,7 +4,10 @@ use std::{
     future::Future,
     io,
     pin::Pin,
-    sync::{Arc, atomic::Ordering::Relaxed},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     task::{Context, Poll, ready},
 };
 
@@ -127,7 +130,7 @@ impl Io {
         self.conn.blocked.store(written.is_pending(), Relaxed);
         match &written {
             Poll::Ready(Ok(bytes)) => {
-                self.conn.sent.fetch_add(*bytes as u64, Relaxed);
+                count(&self.conn.sent, *bytes);
             }
             Poll::Ready(Err(_)) => self.over = true,
             Poll::Pending => {}
@@ -138,6 +141,11 @@ impl Io {
     fn is_cut_off(&self) -> bool {
         self.conn.is_upgraded() && self.conn.shared.stage() == Stage::Cut
     }
+}
+
+/// Nobody but the socket writes these.
+fn count(counter: &AtomicU64, bytes: usize) {
+    counter.store(counter.load(Relaxed) + bytes as u64, Relaxed);
 }
 
 impl AsyncRead for Io {
@@ -152,7 +160,7 @@ impl AsyncRead for Io {
             Poll::Ready(Ok(())) => {
                 let bytes = &buf.filled()[before..];
                 self.over |= bytes.is_empty() && buf.remaining() > 0;
-                self.conn.received.fetch_add(bytes.len() as u64, Relaxed);
+                count(&self.conn.received, bytes.len());
                 if let Some(kind) = self.opening.read(bytes) {
                     self.conn.set_kind(kind);
                 }

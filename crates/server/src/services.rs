@@ -8,8 +8,6 @@ use axum::{
     response::IntoResponse,
     routing::{Route, future::RouteFuture},
 };
-use bytes::Bytes;
-use meshwork_core::BoxError;
 use tonic::{server::NamedService, service::Routes};
 use tower_layer::Layer;
 use tower_service::Service;
@@ -185,11 +183,7 @@ pub(crate) struct Split {
 
 impl Split {
     /// Starts a request on the router for it.
-    pub(crate) fn route<B>(&self, request: http::Request<B>, grpc: bool) -> RouteFuture<Infallible>
-    where
-        B: http_body::Body<Data = Bytes> + Send + 'static,
-        B::Error: Into<BoxError>,
-    {
+    pub(crate) fn route(&self, request: Request, grpc: bool) -> RouteFuture<Infallible> {
         let mut router = if grpc { self.grpc.clone() } else { self.http.clone() };
         router.call(request)
     }

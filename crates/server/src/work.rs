@@ -1,7 +1,6 @@
 //! What a handler may ask of the server it runs in: work that outlives its caller, and whether it is time to go.
 
 use std::{
-    cell::RefCell,
     future::Future,
     net::SocketAddr,
     panic::AssertUnwindSafe,
@@ -16,16 +15,11 @@ use tokio::{sync::oneshot, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    conn::Conn,
+    conn::{Conn, SERVED},
     drain::{Cut, CutKind},
     panics,
     shared::{Shared, Stage},
 };
-
-thread_local! {
-    /// The connection whose request is being handled.
-    pub(crate) static SERVED: RefCell<Option<Arc<Conn>>> = const { RefCell::new(None) };
-}
 
 /// Goes on with `work` when the handler that calls this is dropped: its caller is gone, or its deadline has passed.
 ///
