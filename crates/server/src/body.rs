@@ -12,16 +12,11 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderMap, header::CONTENT_TYPE};
 use http_body::{Frame, SizeHint};
-use meshwork_core::{BoxError, Context, headers};
-use tokio::time::{self, Instant, Sleep};
+use meshwork_core::{BoxError, headers};
+use tokio::time::{self, Instant};
 use tonic::Code;
 
-use crate::{
-    conn::{InFlight, Waiting},
-    places::Held,
-    shared::Stage,
-    status,
-};
+use crate::{conn::Waiting, places::Held, rest::Rest, shared::Stage, status};
 
 /// The content type of server-sent events.
 const EVENTS: &[u8] = b"text/event-stream";
@@ -71,37 +66,6 @@ pub(crate) struct Handled {
     talk: Talk,
     /// `None` once the answer has ended.
     rest: Option<Box<Rest>>,
-}
-
-/// What lives from the head of a request to the end of its answer. Boxed: hyper moves futures and bodies about
-/// several times for each request, and this is most of their size.
-pub(crate) struct Rest {
-    /// That of the handler. Whatever of it is polled finds it at the thread, and its connection beside it.
-    context: Option<Context>,
-    pub(crate) in_flight: InFlight,
-    /// Its place, where places are counted.
-    pub(crate) held: Option<Held>,
-    /// The timer of its end, once something had to wait.
-    pub(crate) sleep: Option<Pin<Box<Sleep>>>,
-    waiting: Option<Waiting>,
-    /// Data frames passed on.
-    frames: u32,
-}
-
-impl Rest {
-    pub(crate) fn new(context: Context, in_flight: InFlight, held: Option<Held>) -> Box<Self> {
-        Box::new(Self { context: Some(context), in_flight, held, sleep: None, waiting: None, frames: 0 })
-    }
-
-    /// The deadline of the request.
-    pub(crate) fn deadline(&self) -> Option<Instant> {
-        self.context.as_ref()?.deadline
-    }
-
-    /// Runs some of the handler's own code.
-    pub(crate) fn inside<R>(&mut self, work: impl FnOnce() -> R) -> R {
-        self.in_flight.inside(|| Context::within(&mut self.context, work))
-    }
 }
 
 impl Body {
@@ -198,9 +162,9 @@ impl Handled {
 
     /// The answer has ended by itself.
     fn over(&mut self, well: bool) {
-        let Some(rest) = self.rest.take() else { return };
-        let Rest { in_flight, held, .. } = *rest;
-        drop(in_flight);
+        let Some(mut rest) = self.rest.take() else { return };
+        let held = rest.held.take();
+        drop(rest);
         if let Some(held) = held {
             held.finish(well);
         }

@@ -31,6 +31,7 @@ use crate::{
     panics,
     patient::Patient,
     places::{Held, Upload},
+    rest::Rest,
     services::Split,
     shared::{Shared, Stage},
     tunnel,
@@ -277,13 +278,19 @@ impl Dispatch {
         };
         let path = request.uri().path_and_query().cloned();
         let in_flight = InFlight::begin(self.conn.clone(), request.method().clone(), path, now);
-        let place = held.as_ref().and_then(Held::place);
-        match catch_unwind(AssertUnwindSafe(|| self.route(request, grpc, place))) {
-            Ok((route, uplink)) => Handling::running(route, context, in_flight, held, grpc, http1, uplink),
+        let mut rest = Rest::new(context, in_flight, held);
+        let place = rest.held.as_ref().and_then(Held::place);
+        let routing = || {
+            let (route, uplink) = self.route(request, grpc, place);
+            rest.route = Some(route);
+            uplink
+        };
+        match catch_unwind(AssertUnwindSafe(routing)) {
+            Ok(uplink) => Handling::running(rest, grpc, http1, uplink),
             Err(panic) => {
                 shared.counters.panics.fetch_add(1, Relaxed);
                 tracing::error!(
-                    path = in_flight.path(),
+                    path = rest.in_flight.path(),
                     panic = panics::text_of(&*panic),
                     "routing panicked"
                 );

@@ -11,10 +11,9 @@ use std::{
     time::Duration,
 };
 
-use axum::routing::future::RouteFuture;
 use http::{HeaderValue, Response, StatusCode, header::UPGRADE};
 use http_body::Body as _;
-use meshwork_core::{Context, headers};
+use meshwork_core::headers;
 use meshwork_resilience::retry::Chain;
 use pin_project_lite::pin_project;
 use tokio::{sync::futures::OwnedNotified, time};
@@ -22,11 +21,11 @@ use tonic::Code;
 
 use crate::{
     answer,
-    body::{self, Body, Rest, Talk},
-    conn::InFlight,
+    body::{self, Body, Talk},
     drain::CutKind,
     panics,
     places::Held,
+    rest::Rest,
     shared::Stage,
     status,
     uplink::Uplink,
@@ -42,31 +41,16 @@ pin_project! {
     pub(crate) enum Handling {
         Answered { answer: Option<Response<Body>> },
         Running {
-            // `None` once it has answered.
-            #[pin]
-            route: Option<RouteFuture<Infallible>>,
             request: Option<Running>,
             #[pin]
             ending: Option<OwnedNotified>,
         },
-    }
-
-    impl PinnedDrop for Handling {
-        fn drop(this: Pin<&mut Self>) {
-            if let HandlingProj::Running { mut route, request: Some(request), .. } = this.project()
-                && route.is_some()
-            {
-                request.inside(|| route.set(None));
-            }
-        }
     }
 }
 
 /// What a running request needs beside its handler.
 pub(crate) struct Running {
     rest: Box<Rest>,
-    /// Whether its calls have spent their retries.
-    spent: bool,
     grpc: bool,
     http1: bool,
     /// Whether its caller still sends, where streams have an age.
@@ -84,18 +68,9 @@ impl Handling {
         Self::Answered { answer: Some(answer) }
     }
 
-    pub(crate) fn running(
-        route: RouteFuture<Infallible>,
-        context: Context,
-        in_flight: InFlight,
-        held: Option<Held>,
-        grpc: bool,
-        http1: bool,
-        uplink: Option<Uplink>,
-    ) -> Self {
-        let rest = Rest::new(context, in_flight, held);
-        let request = Running { rest, spent: false, grpc, http1, uplink };
-        Self::Running { route: Some(route), request: Some(request), ending: None }
+    /// A handler that `rest` holds.
+    pub(crate) fn running(rest: Box<Rest>, grpc: bool, http1: bool, uplink: Option<Uplink>) -> Self {
+        Self::Running { request: Some(Running { rest, grpc, http1, uplink }), ending: None }
     }
 }
 
@@ -103,22 +78,14 @@ impl Future for Handling {
     type Output = Result<Response<Body>, Infallible>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> Poll<Self::Output> {
-        let (mut route, slot, mut ending) = match self.as_mut().project() {
+        let (slot, mut ending) = match self.as_mut().project() {
             HandlingProj::Answered { answer } => {
                 return Poll::Ready(Ok(answer.take().expect("invariant: not polled after its end")));
             }
-            HandlingProj::Running { route, request, ending } => (route, request, ending),
+            HandlingProj::Running { request, ending } => (request, ending),
         };
         let request = slot.as_mut().expect("invariant: not polled after its end");
-        let mut poll = || {
-            let running = route.as_mut().as_pin_mut().expect("invariant: not polled after its end");
-            let polled = running.poll(cx);
-            if polled.is_ready() {
-                route.set(None);
-            }
-            polled
-        };
-        let answer = match catch_unwind(AssertUnwindSafe(|| request.inside(&mut poll))) {
+        let answer = match catch_unwind(AssertUnwindSafe(|| request.rest.poll_route(cx))) {
             Ok(Poll::Pending) => {
                 let conn = request.rest.in_flight.conn();
                 if ending.is_none() {
@@ -137,7 +104,7 @@ impl Future for Handling {
             }
             Ok(Poll::Ready(Ok(mut answer))) => {
                 let request = slot.take().expect("invariant: just seen");
-                if request.spent {
+                if request.rest.spent {
                     Chain::tell(&mut answer);
                 }
                 return Poll::Ready(Ok(request.answer(answer)));
@@ -153,11 +120,6 @@ impl Future for Handling {
 // === impl Running ===
 
 impl Running {
-    /// Runs some of the handler, which may look at its context and its connection.
-    fn inside<R>(&mut self, work: impl FnOnce() -> R) -> R {
-        Chain::within(&mut self.spent, || self.rest.inside(work))
-    }
-
     fn poll_end(&mut self, cx: &mut std::task::Context<'_>) -> Poll<TooLate> {
         loop {
             let deadline = self.rest.deadline().map(|deadline| deadline + GRACE);

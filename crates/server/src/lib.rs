@@ -34,6 +34,7 @@ mod panics;
 mod patience;
 mod patient;
 mod places;
+mod rest;
 mod rights;
 mod seldom;
 mod server;
