@@ -219,10 +219,12 @@ async fn serve(io: Io, conn: Arc<Conn>, site: Arc<Site>) {
     // Not later than the end of its age.
     let by = |at: Instant, ends: Option<Instant>| ends.map_or(at, |ends| at.min(ends));
     let mut timer = pin!(time::sleep_until(by(patience.first_look(&conn), ends)));
+    // The timer keeps the waker of the task, which does not change: to be polled once is enough.
+    let mut armed = false;
     let mut said_goodbye = false;
     poll_fn(|cx| {
         // Before the stage is read: whoever changes it wakes us afterwards.
-        conn.waker.register(cx.waker());
+        conn.polled_by(cx.waker());
         loop {
             if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
                 if let Err(error) = ended {
@@ -245,9 +247,14 @@ async fn serve(io: Io, conn: Arc<Conn>, site: Arc<Site>) {
                 (said_goodbye, ends) = (true, None);
                 connection.as_mut().graceful_shutdown();
                 timer.as_mut().reset(patience.goodbye(&conn, Instant::now()));
+                armed = false;
                 continue;
             }
-            if timer.as_mut().poll(cx).is_pending() {
+            if armed && !timer.is_elapsed() {
+                return Poll::Pending;
+            }
+            armed = timer.as_mut().poll(cx).is_pending();
+            if armed {
                 return Poll::Pending;
             }
             let now = Instant::now();

@@ -6,8 +6,12 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
-        atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed},
+        atomic::{
+            self, AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize,
+            Ordering::{Relaxed, SeqCst},
+        },
     },
+    task::Waker,
 };
 
 use futures_util::task::AtomicWaker;
@@ -38,8 +42,8 @@ pub(crate) struct Conn {
     /// Who the peer proved to be.
     proved: OnceLock<PeerIdentity>,
     pub(crate) opened: Instant,
-    /// Wakes the connection's task when the stage changes.
-    pub(crate) waker: AtomicWaker,
+    /// The connection's task, once it was polled.
+    task: OnceLock<Waker>,
     /// Requests begun.
     pub(crate) started: AtomicU64,
     /// Requests whose answer is not yet handed over whole.
@@ -85,7 +89,7 @@ impl Conn {
             peer_text: peer.to_string().into(),
             proved: OnceLock::new(),
             opened: Instant::now(),
-            waker: AtomicWaker::new(),
+            task: OnceLock::new(),
             started: AtomicU64::new(0),
             in_flight: AtomicUsize::new(0),
             received: AtomicU64::new(0),
@@ -166,8 +170,24 @@ impl Conn {
         }
         let most = self.shared.config.max_cancelled_requests;
         if self.cancelled.fetch_add(1, Relaxed) >= most && !self.wasted.swap(true, Relaxed) {
-            self.waker.wake();
+            self.wake();
         }
+    }
+
+    /// Notes the connection's task, which is the same at every poll. What was changed before is seen after this; whoever
+    /// changes something later wakes us.
+    pub(crate) fn polled_by(&self, task: &Waker) {
+        if self.task.get().is_none() {
+            self.task.get_or_init(|| task.clone());
+            atomic::fence(SeqCst);
+        }
+        debug_assert!(self.task.get().is_some_and(|own| own.will_wake(task)), "a connection has one task");
+    }
+
+    /// Makes the connection's task look at what was changed.
+    pub(crate) fn wake(&self) {
+        atomic::fence(SeqCst);
+        self.task.get().into_iter().for_each(Waker::wake_by_ref);
     }
 
     /// Whether an answer in HTTP/1 is the last one.

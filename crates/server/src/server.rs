@@ -147,7 +147,7 @@ impl Serving {
         let before = self.ended();
         self.shared.enter(Stage::Draining);
         for conn in self.open.all() {
-            conn.waker.wake();
+            conn.wake();
             // Those without an end of their own end now.
             conn.wake_streams();
         }

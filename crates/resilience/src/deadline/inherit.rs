@@ -53,6 +53,7 @@ impl Inherit {
     }
 
     /// The same, of headers that were read already.
+    #[inline]
     pub fn believe(&self, carried: Carried, now: Instant) -> Context {
         let timeout = self.timeout(carried.timeout());
         let mut context = Context::default();
